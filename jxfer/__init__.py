@@ -1,0 +1,1 @@
+"""jxfer: transfer learning with image classifiers in JAX."""

@@ -1,0 +1,296 @@
+"""`jxfer zoo import | list | show | verify`: weights in, and what is there.
+
+Called by `jxfer.commands.main`, which turns a UserError into one line and exit code 2.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from jxfer.data.transforms import Preprocessing
+from jxfer.errors import UserError
+from jxfer.models import registry
+from jxfer.zoo import readers, store, torch_names
+from jxfer.zoo.card import Card
+from jxfer.zoo.report import Report
+
+
+@dataclasses.dataclass(frozen=True)
+class PreprocessingOverrides:
+    """Where the weights expect other pixels than their architecture usually gets."""
+
+    size: int | None = None
+    """Side of the square input in pixels."""
+    crop: float | None = None
+    """Fraction of the resized short side that the centre crop keeps."""
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    """Filter for resizing."""
+    mean: tuple[float, float, float] | None = None
+    """Subtracted per channel, as RGB, for pixels in [0, 1]."""
+    std: tuple[float, float, float] | None = None
+    """Divided by per channel, as RGB, for pixels in [0, 1]."""
+    channel_order: Literal["RGB", "BGR"] | None = None
+    """Order in which the model takes the channels."""
+
+    def apply(self, default: Preprocessing) -> Preprocessing:
+        """`default` with what is set here."""
+        given = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        return dataclasses.replace(default, **given)
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """Import PyTorch weights as a zoo entry.
+
+    Every tensor must find its place; what is left out is listed.
+    """
+
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
+    """A .safetensors file, a folder of .npy files named after the tensors, or, with the extra
+    `torch`, a .pth, .pt or .th file."""
+    arch: str
+    """Architecture, such as resnet50, or resnet20 for CIFAR."""
+    name: str | None = None
+    """Name of the entry; the file's name without its suffix unless given."""
+    through: str | None = None
+    """Keep the stages up to this one only, such as stage3, and no head."""
+    headless: bool = False
+    """Keep all stages and no head."""
+    class_names: str | None = None
+    """Classes in the order of the logits: a,b,c or a text file with one on each line."""
+    licence: str = "unknown"
+    """Licence of the weights, as their publisher states it."""
+    dataset: str = ""
+    """What they were trained on."""
+    source: str | None = None
+    """Where they come from, such as a URL; the file's name unless given."""
+    reported_accuracy: float | None = None
+    """The publisher's top-1 accuracy in [0, 1]."""
+    notes: str = ""
+    """Anything a user of the weights should know."""
+    preprocessing: PreprocessingOverrides = PreprocessingOverrides()
+    zoo: str | None = None
+    """Folder to write to; else $JXFER_ZOO, else ~/.local/share/jxfer/zoo."""
+    overwrite: bool = False
+    """Replace an entry of that name."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        path = Path(self.path)
+        name = self.name or (path.name if path.is_dir() else path.stem)
+        if not name or name.startswith(".") or Path(name).name != name:
+            raise UserError(f"--name {name!r} cannot be a folder's name")
+        architecture = registry.architecture(self.arch)
+        tensors, digest = readers.read_tensors(path)
+        classes = self._classes(torch_names.class_count(tensors, architecture))
+        model = registry.create(self.arch, len(classes) or None, through=self.through)
+        result = torch_names.import_torch(tensors, model)
+        complete = model.stages == architecture.stages
+        card = Card(
+            name=name,
+            arch=self.arch,
+            through=None if complete else model.stages[-1],
+            class_names=classes,
+            preprocessing=self.preprocessing.apply(architecture.preprocessing),
+            batchnorm=result.batchnorm,
+            dataset=self.dataset,
+            licence=self.licence,
+            source=self.source or path.name,
+            source_sha256=digest,
+            reported_accuracy=self.reported_accuracy,
+            notes=self.notes,
+        )
+        folder = store.write_place(self.zoo) / name
+        card = store.save(folder, card, result.variables, overwrite=self.overwrite)
+        if self.json:
+            report = dataclasses.asdict(result.report)
+            _print_json({"path": str(folder), "card": dataclasses.asdict(card), "report": report})
+        else:
+            print(_imported(card, folder, result.report))
+
+    def _classes(self, in_file: int | None) -> tuple[str, ...]:
+        """Names of the classes that the entry keeps: none without a head."""
+        headless = self.headless or self.through is not None
+        names = _read_class_names(self.class_names) if self.class_names is not None else ()
+        if headless:
+            if names:
+                raise UserError("--class-names given, but --through and --headless keep no head")
+            return ()
+        if in_file is None:
+            raise UserError(f"{self.path} holds no head; add --headless")
+        if not names:
+            raise UserError(
+                f"{self.path} holds a head of {in_file} classes; "
+                "name them with --class-names, or drop it with --headless"
+            )
+        if len(names) != in_file:
+            raise UserError(
+                f"--class-names gives {len(names)} names, but the head of {self.path} "
+                f"has {in_file} classes"
+            )
+        return names
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """List the entries of all zoos: --zoo, $JXFER_ZOO, your own, and those that ship."""
+
+    zoo: str | None = None
+    """A folder of entries that is searched first."""
+    json: bool = False
+    """Print a JSON list of cards."""
+
+    def run(self) -> None:
+        entries = store.list_entries(self.zoo)
+        if self.json:
+            _print_json(
+                [
+                    {"path": str(e.path), **dataclasses.asdict(e.card), "name": e.name}
+                    for e in entries
+                ]
+            )
+        elif not entries:
+            print("no entries; add one with jxfer zoo import")
+        else:
+            header = ("name", "arch", "through", "parameters", "trained on", "classes", "accuracy")
+            print(_table([header, *(_row(entry) for entry in entries)]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Show:
+    """Show an entry's card."""
+
+    entry: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENTRY")]
+    """Name of an entry, or the folder of an entry or a run."""
+    zoo: str | None = None
+    """A folder of entries that is searched first."""
+    json: bool = False
+    """Print the card as JSON."""
+
+    def run(self) -> None:
+        folder = store.resolve(self.entry, self.zoo)
+        card = store.read_card(folder)
+        if self.json:
+            _print_json({"path": str(folder), **dataclasses.asdict(card)})
+            return
+        rows: list[tuple[str, ...]] = [("path", str(folder))]
+        for key, value in dataclasses.asdict(card).items():
+            if value not in (None, "", ()):
+                rows.append((key.replace("_", " "), _shown(value)))
+        print(_table(rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Read an entry whole and compare its digests; exit code 2 if it is damaged."""
+
+    entry: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENTRY")]
+    """Name of an entry, or the folder of an entry or a run."""
+    zoo: str | None = None
+    """A folder of entries that is searched first."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        folder = store.resolve(self.entry, self.zoo)
+        card = store.verify(folder)
+        if self.json:
+            _print_json({"path": str(folder), "ok": True, "tensors_sha256": card.tensors_sha256})
+        else:
+            print(f"{folder}: ok, {card.parameters:,} parameters, sha256 {card.tensors_sha256}")
+
+
+Command = (
+    Annotated[Import, tyro.conf.subcommand("import")]
+    | Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Show, tyro.conf.subcommand("show")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+)
+
+
+def main(args: list[str]) -> int:
+    """Runs `jxfer zoo ARGS` and returns the exit code.
+
+    Raises:
+      UserError: bad input, a damaged entry.
+      SystemExit: from tyro, for --help and wrong options.
+    """
+    command = tyro.cli(
+        Command,
+        config=(tyro.conf.FlagCreatePairsOff,),
+        prog="jxfer zoo",
+        description="The Model Zoo: import weights, list, show and verify entries.",
+        args=args,
+    )
+    command.run()
+    return 0
+
+
+def _read_class_names(text: str) -> tuple[str, ...]:
+    """`a,b,c`, or a text file with a name on each line."""
+    if Path(text).is_file():
+        try:
+            lines = Path(text).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise UserError(f"--class-names {text}: not a text file in UTF-8") from None
+    else:
+        lines = text.split(",")
+    names = tuple(line.strip() for line in lines if line.strip())
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"--class-names names {twice[0]!r} twice")
+    return names
+
+
+def _imported(card: Card, folder: Path, report: Report) -> str:
+    lines = [f"{card.name}: {card.arch}, {card.parameters:,} parameters -> {folder}", str(report)]
+    if report.dropped:
+        lines.append("dropped: " + ", ".join(report.dropped))
+    if card.batchnorm == "folded":
+        lines.append("BatchNorm came folded into the convolutions: keep it frozen when training")
+    return "\n".join(lines)
+
+
+def _row(entry: store.Entry) -> tuple[str, ...]:
+    card = entry.card
+    if card.measured:
+        best = card.measured[-1]
+        accuracy = f"{best.accuracy:.2%} on {best.dataset} {best.split} (n = {best.n})"
+    elif card.reported_accuracy is not None:
+        accuracy = f"{card.reported_accuracy:.2%} as reported"
+    else:
+        accuracy = "-"
+    classes = str(len(card.class_names)) if card.class_names else "no head"
+    return (
+        entry.name,
+        card.arch,
+        card.through or "all",
+        f"{card.parameters:,}",
+        card.dataset or "-",
+        classes,
+        accuracy,
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple) and all(isinstance(item, str) for item in value):
+        shown = ", ".join(value[:10])
+        return shown if len(value) <= 10 else f"{shown}, ... ({len(value)} in all)"
+    return json.dumps(value) if isinstance(value, dict | tuple) else str(value)
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    """Left-aligned columns, as wide as their widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))

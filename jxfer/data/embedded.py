@@ -1,0 +1,160 @@
+"""Datasets that come with an installed package: TFDS builders that need no download.
+
+First of the data files. Each set is prepared once, as array_record, into the user's cache folder
+and read from there like any other TFDS dataset. Neither step needs TensorFlow.
+"""
+
+import abc
+import contextlib
+import io
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+
+from jxfer.errors import UserError
+
+
+class EmbeddedSet(abc.ABC):
+    """What a set must say of itself to become a TFDS builder."""
+
+    name: ClassVar[str]
+    """the data spec that opens it, in snake_case"""
+    version: ClassVar[str]
+    """MAJOR.MINOR.PATCH; raise it when `splits` changes, so that old caches are not read"""
+    description: ClassVar[str]
+    """what it is and where it comes from"""
+    image_shape: ClassVar[tuple[int, int, int]]
+    """height, width, channels"""
+    class_names: ClassVar[tuple[str, ...]]
+    """by label"""
+
+    @staticmethod
+    @abc.abstractmethod
+    def splits() -> dict[str, list[tuple[bytes, int]]]:
+        """`{split: [(PNG file, label), ...]}`, in the order in which they are read back."""
+
+
+class Digits(EmbeddedSet):
+    """1797 handwritten digits, 8x8 grey, from scikit-learn (UCI "optdigits", its test part).
+
+    Pixels 0..16 are stored as 8-bit grey 0..255. Train is the first 1297 images, test the last
+    500, in scikit-learn's order: that order follows the writers, so most test images are by hands
+    that train has not seen, and accuracy is lower than on a random split.
+    """
+
+    name = "digits"
+    version = "1.0.0"
+    description = "Handwritten digits of scikit-learn (UCI optdigits, test part), 8x8 grey."
+    image_shape = (8, 8, 1)
+    class_names = tuple("0123456789")
+
+    @staticmethod
+    def splits() -> dict[str, list[tuple[bytes, int]]]:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+        records = [
+            (cv2.imencode(".png", image)[1].tobytes(), int(label))
+            for image, label in zip(images, digits.target, strict=True)
+        ]
+        return {"train": records[:1297], "test": records[1297:]}
+
+
+EMBEDDED: dict[str, type[EmbeddedSet]] = {embedded.name: embedded for embedded in (Digits,)}
+
+
+def cache_dir() -> pathlib.Path:
+    """`$JXFER_CACHE`, else `$XDG_CACHE_HOME/jxfer`, else `~/.cache/jxfer`."""
+    if own := os.environ.get("JXFER_CACHE"):
+        return pathlib.Path(own).expanduser()
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jxfer"
+
+
+def open_embedded(name: str) -> Any:
+    """Returns the read-only TFDS builder of an embedded set, preparing it on first use.
+
+    It lies in `cache_dir()/embedded/NAME/VERSION`. Several processes may race to prepare it.
+
+    Args:
+      name: a key of `EMBEDDED`.
+
+    Raises:
+      UserError: the cache folder cannot be written.
+    """
+    import tensorflow_datasets as tfds
+
+    embedded = EMBEDDED[name]
+    folder = cache_dir() / "embedded" / name / embedded.version
+    if not folder.exists():
+        try:
+            _prepare(embedded, folder)
+        except OSError as error:
+            raise UserError(
+                f"cannot prepare {name} in {folder}: {error.strerror or error}; "
+                "point JXFER_CACHE to a folder that can be written"
+            ) from error
+    return tfds.builder_from_directory(folder)
+
+
+def _prepare(embedded: type[EmbeddedSet], folder: pathlib.Path) -> None:
+    """Builds beside `folder`, then renames: whoever sees `folder` sees all of it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = tempfile.mkdtemp(prefix=".preparing-", dir=folder.parent)
+    try:
+        builder = _builder(embedded, scratch)
+        # TFDS announces its work on stdout, where `--json` output goes.
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(file_format="array_record")
+        try:
+            os.rename(builder.data_dir, folder)
+        except OSError:
+            if not folder.exists():  # else another process was first, with the same records
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _builder(embedded: type[EmbeddedSet], data_dir: str) -> Any:
+    """The set as a TFDS builder that writes below `data_dir`."""
+    import tensorflow_datasets as tfds
+
+    # Not registered: the name is ours, and `tfds.builder(name)` should not find it.
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+        name = embedded.name
+        VERSION = tfds.core.Version(embedded.version)
+
+        def _info(self) -> Any:
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description=embedded.description,
+                features=tfds.features.FeaturesDict(
+                    {
+                        "image": tfds.features.Image(
+                            shape=embedded.image_shape, encoding_format="png"
+                        ),
+                        "label": tfds.features.ClassLabel(names=list(embedded.class_names)),
+                    }
+                ),
+                supervised_keys=("image", "label"),
+                disable_shuffling=True,  # keep the order of `splits`
+            )
+
+        def _split_generators(self, download_manager: Any) -> dict[str, Iterator[Any]]:
+            return {
+                split: self._generate_examples(rows) for split, rows in embedded.splits().items()
+            }
+
+        def _generate_examples(
+            self, rows: list[tuple[bytes, int]]
+        ) -> Iterator[tuple[int, dict[str, Any]]]:
+            for index, (image, label) in enumerate(rows):
+                yield index, {"image": image, "label": label}
+
+    return Builder(data_dir=data_dir)

@@ -1,0 +1,235 @@
+"""Random-access sources of labelled images: a folder, a TFDS split, a subset of either.
+
+After `errors`, before `sources`. A source hands out encoded files; nothing is decoded here.
+Sources are picklable and read-only; any number of threads may read one.
+"""
+
+import abc
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jxfer.errors import UserError
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""What torchvision's ImageFolder takes; compared in lower case."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One labelled image."""
+
+    image: bytes
+    """the encoded file"""
+    label: int
+    """index into the source's `class_names`"""
+    name: str
+    """the record's id: `train/ants/0013035.jpg` for a folder, `train:17` for TFDS"""
+
+
+class Source(abc.ABC):
+    """A fixed sequence of examples: `len(source)`, `source[i]`, and their labels and names."""
+
+    class_names: tuple[str, ...]
+    """by label"""
+
+    @property
+    @abc.abstractmethod
+    def labels(self) -> np.ndarray:
+        """int32 `[N]`. The first access may read the whole source."""
+
+    @abc.abstractmethod
+    def name(self, index: int) -> str:
+        """The id of `self[index]`, without reading it."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def __getitem__(self, index: int) -> Example: ...
+
+
+class FolderSource(Source):
+    """One folder of class folders, read as torchvision's ImageFolder.
+
+    Classes are sorted by name, examples by (class, path); files in sub-folders of a class count,
+    hidden files and folders do not.
+
+    Args:
+      root: the folder that names are relative to.
+      split: the folder inside `root` that holds the class folders; empty for `root` itself.
+
+    Raises:
+      UserError: fewer than two class folders, one of them without images, or unreadable.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], split: str = "") -> None:
+        self._root = pathlib.Path(root)
+        base = self._root / split
+        self.class_names = tuple(visible_folders(base))
+        if len(self.class_names) < 2:
+            found = f"only the class folder {self.class_names[0]}" if self.class_names else "none"
+            raise UserError(
+                f"data folder {base} needs at least two class folders and holds {found}"
+            )
+        self._files: list[str] = []
+        self.left_out = [f"{split}/{name}".lstrip("/") for name in _visible_files(base)]
+        """names of files that are no image in a class folder"""
+        counts = []
+        for class_name in self.class_names:
+            before = len(self._files)
+            for path in _walk(base / class_name):
+                name = path.relative_to(self._root).as_posix()
+                is_image = name.lower().endswith(IMAGE_EXTENSIONS)
+                (self._files if is_image else self.left_out).append(name)
+            counts.append(len(self._files) - before)
+        if not self._files:
+            raise UserError(
+                f"data folder {base} holds no image: its class folders have no file that ends in "
+                f"{' '.join(IMAGE_EXTENSIONS)}"
+            )
+        if 0 in counts:
+            empty = self.class_names[counts.index(0)]
+            raise UserError(f"class folder {base / empty} holds no image: add some, or remove it")
+        self._labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._labels
+
+    def name(self, index: int) -> str:
+        return self._files[index]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Example:
+        name = self._files[index]
+        try:
+            image = (self._root / name).read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"image {name} in {self._root} cannot be read: {error.strerror}; "
+                "repair it, remove it, or train with --data.on-bad-image skip"
+            ) from error
+        return Example(image, int(self._labels[index]), name)
+
+
+class TfdsSource(Source):
+    """One split of a prepared TFDS dataset with an image and a class label.
+
+    Args:
+      builder: a `tfds.core.DatasetBuilder` whose data is on disk.
+      split: the name of one of its splits.
+
+    Raises:
+      UserError: no random access, or not one image and one class label of two classes or more.
+    """
+
+    def __init__(self, builder: Any, split: str) -> None:
+        import tensorflow_datasets as tfds
+
+        self._dataset = builder.info.full_name
+        self._split = split
+        features = builder.info.features
+        self._image = self._only(features, tfds.features.Image)
+        self._label = self._only(features, tfds.features.ClassLabel)
+        self.class_names = tuple(features[self._label].names)
+        if len(self.class_names) < 2:
+            raise UserError(f"dataset {self._dataset} has one class; classifying needs two or more")
+        try:
+            self._records = builder.as_data_source(
+                split=split, decoders={self._image: tfds.decode.SkipDecoding()}
+            )
+        except NotImplementedError as error:
+            raise UserError(
+                f"dataset {self._dataset} in {builder.data_dir} has no random access: delete it, "
+                "or prepare it in another --data.data-dir with file_format='array_record'"
+            ) from error
+
+    def _only(self, features: Any, kind: type) -> str:
+        names = [name for name, feature in features.items() if isinstance(feature, kind)]
+        if len(names) != 1:
+            raise UserError(
+                f"dataset {self._dataset} has {len(names)} features of type {kind.__name__} and "
+                f"must have one; its features are {', '.join(features)}"
+            )
+        return names[0]
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        # Records are parsed one by one and images stay encoded: this is a pass over the files.
+        labels = [self._records[index][self._label] for index in range(len(self))]
+        if -1 in labels:
+            raise self._unlabelled()
+        return np.array(labels, np.int32)
+
+    def name(self, index: int) -> str:
+        return f"{self._split}:{index}"
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Example:
+        record = self._records[index]
+        label = int(record[self._label])
+        if label == -1:
+            raise self._unlabelled()
+        return Example(record[self._image], label, self.name(index))
+
+    def _unlabelled(self) -> UserError:
+        # TFDS marks the withheld labels of a public test set with -1.
+        return UserError(f"split {self._split} of {self._dataset} has no labels: use another split")
+
+
+class Subset(Source):
+    """Some examples of a source, in the order of `indices` (int `[M]`)."""
+
+    def __init__(self, source: Source, indices: Sequence[int] | np.ndarray) -> None:
+        self._source = source
+        self._indices = np.asarray(indices, np.int64)
+        self.class_names = source.class_names
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._source.labels[self._indices]
+
+    def name(self, index: int) -> str:
+        return self._source.name(int(self._indices[index]))
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._source[int(self._indices[index])]
+
+
+def visible_folders(base: pathlib.Path) -> list[str]:
+    """Names of the folders in `base` that are not hidden, sorted."""
+    return sorted(entry.name for entry in os.scandir(base) if entry.is_dir() and _visible(entry))
+
+
+def _visible_files(base: pathlib.Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(base) if entry.is_file() and _visible(entry))
+
+
+def _visible(entry: os.DirEntry[str]) -> bool:
+    return not entry.name.startswith(".")
+
+
+def _walk(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Every visible file below `folder`, sorted by path; links are followed, as by ImageFolder."""
+
+    def fail(error: OSError) -> None:
+        raise UserError(f"data folder {error.filename} cannot be read: {error.strerror}") from error
+
+    found: list[pathlib.Path] = []
+    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [pathlib.Path(parent, name) for name in files if not name.startswith(".")]
+    return sorted(found)

@@ -1,0 +1,246 @@
+"""From an encoded image to model input: decode, evaluation view, training view, normalise.
+
+After `sources`, before `loader`. Everything up to `normalise` runs on the host, on uint8 RGB
+`[H, W, 3]`; `normalise` runs on the device, inside the jitted step, so that a quarter of the bytes
+crosses to it. `Preprocessing` travels in a model's card: weights are only as good as the pixels
+that they are fed.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+import cv2
+import jax
+import numpy as np
+from PIL import Image
+
+from jxfer.errors import UserError
+
+# No rotation by EXIF: the published ImageNet accuracies were measured on the stored orientation.
+_DECODE_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+_ASPECT_RATIOS = (3 / 4, 4 / 3)  # of a random resized crop, as in Inception and torchvision
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601 luma, RGB
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """What a model's input must look like.
+
+    Raises:
+      UserError: a field is out of range.
+    """
+
+    size: int
+    """side of the square model input, in pixels"""
+    crop: float = 1.0
+    """fraction of the resized short side that the centre crop keeps (timm's crop_pct)"""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """filter for resizing; antialiased when it shrinks"""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """subtracted per channel; always listed as RGB, for pixels in [0, 1]"""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """divided by per channel; always listed as RGB, for pixels in [0, 1]"""
+    channel_order: Literal["RGB", "BGR"] = "RGB"
+    """order in which the model takes the channels"""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise UserError(f"preprocessing: size must be at least 1 pixel, not {self.size}")
+        if not 0 < self.crop <= 1:
+            raise UserError(f"preprocessing: crop must be above 0 and at most 1, not {self.crop}")
+        if self.interpolation not in _RESAMPLING:
+            raise UserError(
+                f"preprocessing: interpolation must be bilinear or bicubic, "
+                f"not {self.interpolation!r}"
+            )
+        if self.channel_order not in ("RGB", "BGR"):
+            raise UserError(
+                f"preprocessing: channel_order must be RGB or BGR, not {self.channel_order!r}"
+            )
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise UserError("preprocessing: mean and std take 3 numbers each, std above 0")
+
+
+IMAGENET = Preprocessing(size=224, crop=0.875)
+CIFAR = Preprocessing(size=32)
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes to training images. All off: training sees the evaluation view.
+
+    Raises:
+      UserError: a field is out of range, or two fields contradict each other.
+    """
+
+    random_resized_crop: bool = False
+    """crop a random area and aspect ratio, resized to the model's input (ImageNet's recipe)"""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """smallest and largest area of that crop, as fractions of the image"""
+    flip: bool = False
+    """mirror left and right with probability 1/2"""
+    pad_crop: int = 0
+    """zero pixels added on each side before a random crop of the model's size (CIFAR's recipe)"""
+    colour_jitter: float = 0.0
+    """brightness, contrast and saturation are each scaled by 1 +- up to this"""
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise UserError(
+                f"augment: crop_scale needs 0 < smallest <= largest <= 1, not {low} {high}"
+            )
+        if self.pad_crop < 0:
+            raise UserError(f"augment: pad_crop must be at least 0 pixels, not {self.pad_crop}")
+        if not 0 <= self.colour_jitter <= 1:
+            raise UserError(f"augment: colour_jitter must be in [0, 1], not {self.colour_jitter}")
+        if self.random_resized_crop and self.pad_crop:
+            raise UserError(
+                "augment: random_resized_crop and pad_crop are two ways to crop; turn one off"
+            )
+
+
+def decode(data: bytes, name: str) -> np.ndarray:
+    """Decodes an image file at full resolution.
+
+    Grey and palette images come out as RGB, 16-bit ones rounded down to 8 bits, transparency is
+    dropped and EXIF rotation ignored. JPEGs are never decoded at reduced size: it would change the
+    pixels that evaluation sees.
+
+    Args:
+      data: the encoded file, in any format that OpenCV reads.
+      name: the record's id, for the error.
+
+    Returns:
+      uint8 `[H, W, 3]`, RGB.
+
+    Raises:
+      UserError: the data is empty, truncated or not an image.
+    """
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE_FLAGS)
+    except cv2.error:  # empty, or a header that asks for more pixels than OpenCV allows
+        image = None
+    if image is None:
+        what = "is truncated or not an image" if data else "is empty"
+        raise UserError(
+            f"image {name} {what}: repair it, remove it, or train with --data.on-bad-image skip"
+        )
+    return image
+
+
+def evaluation_view(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Resizes the short side to `round(size / crop)`, then crops the centre.
+
+    Sizes and offsets are torchvision's (the long side is rounded down), and so are the pixels:
+    the filter is Pillow's. OpenCV's closest, INTER_AREA, is 0.8 grey levels off on average, and
+    its bilinear 1.7, because it does not antialias.
+
+    Args:
+      image: uint8 `[H, W, 3]`.
+
+    Returns:
+      uint8 `[size, size, 3]`; the very pixels of `image` where the sizes agree.
+    """
+    height, width = image.shape[:2]
+    short = round(preprocessing.size / preprocessing.crop)
+    if height <= width:
+        target = (short, int(short * width / height))
+    else:
+        target = (int(short * height / width), short)
+    image = _resize(image, target, preprocessing)
+    top, left = (round((side - preprocessing.size) / 2) for side in target)
+    return image[top : top + preprocessing.size, left : left + preprocessing.size]
+
+
+def training_view(
+    image: np.ndarray,
+    preprocessing: Preprocessing,
+    augment: AugmentConfig,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """A random view: crop, then flip, then colour.
+
+    Args:
+      image: uint8 `[H, W, 3]`.
+      rng: the only source of randomness.
+
+    Returns:
+      uint8 `[size, size, 3]`.
+    """
+    if augment.random_resized_crop:
+        top, left, height, width = _random_area(image.shape[:2], augment.crop_scale, rng)
+        crop = image[top : top + height, left : left + width]
+        view = _resize(crop, (preprocessing.size, preprocessing.size), preprocessing)
+    else:
+        view = evaluation_view(image, preprocessing)
+    if augment.pad_crop:
+        pad = augment.pad_crop
+        padded = np.pad(view, ((pad, pad), (pad, pad), (0, 0)))
+        top, left = rng.integers(0, 2 * pad + 1, size=2)
+        view = padded[top : top + preprocessing.size, left : left + preprocessing.size]
+    if augment.flip and rng.random() < 0.5:
+        view = view[:, ::-1]
+    if augment.colour_jitter:
+        view = _jitter(view, augment.colour_jitter, rng)
+    return np.ascontiguousarray(view)
+
+
+def normalise(images: jax.typing.ArrayLike, preprocessing: Preprocessing) -> jax.Array:
+    """Pixels to model input, on the device: `(pixels / 255 - mean) / std` in the model's order.
+
+    Args:
+      images: uint8 `[..., H, W, 3]`, RGB.
+
+    Returns:
+      float32 `[..., H, W, 3]`, channels in `preprocessing.channel_order`.
+    """
+    scaled = jax.numpy.asarray(images).astype(jax.numpy.float32) / 255
+    per_channel = (1,) * (scaled.ndim - 1) + (3,)  # full rank: rank promotion may be an error
+    mean = np.asarray(preprocessing.mean, np.float32).reshape(per_channel)
+    std = np.asarray(preprocessing.std, np.float32).reshape(per_channel)
+    normalised = (scaled - mean) / std
+    return normalised[..., ::-1] if preprocessing.channel_order == "BGR" else normalised
+
+
+def _resize(image: np.ndarray, target: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:
+    """uint8 `[H, W, 3]` -> uint8 `[*target, 3]`, antialiased, by Pillow."""
+    height, width = target
+    if image.shape[:2] == (height, width):
+        return image
+    resampling = _RESAMPLING[preprocessing.interpolation]
+    return np.asarray(Image.fromarray(image).resize((width, height), resampling))
+
+
+def _random_area(
+    shape: tuple[int, ...], scale: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a random crop, drawn as torchvision's RandomResizedCrop."""
+    rows, columns = shape
+    low, high = (math.log(ratio) for ratio in _ASPECT_RATIOS)
+    for _ in range(10):
+        area = rows * columns * rng.uniform(*scale)
+        ratio = math.exp(rng.uniform(low, high))
+        width = max(1, round(math.sqrt(area * ratio)))
+        height = max(1, round(math.sqrt(area / ratio)))
+        if width <= columns and height <= rows:
+            top = int(rng.integers(0, rows - height + 1))
+            left = int(rng.integers(0, columns - width + 1))
+            return top, left, height, width
+    # No draw fitted: the largest centre crop whose aspect ratio is in range.
+    width = min(columns, max(1, round(rows * _ASPECT_RATIOS[1])))
+    height = min(rows, max(1, round(columns / _ASPECT_RATIOS[0])))
+    return (rows - height) // 2, (columns - width) // 2, height, width
+
+
+def _jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Scales brightness, contrast, saturation, in that order; uint8 `[H, W, 3]` in and out."""
+    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, size=3)
+    pixels = np.clip(image.astype(np.float32) * np.float32(brightness), 0, 255)
+    grey = (pixels @ _GREY).mean()
+    pixels = np.clip(grey + np.float32(contrast) * (pixels - grey), 0, 255)
+    luma = (pixels @ _GREY)[..., None]
+    pixels = np.clip(luma + np.float32(saturation) * (pixels - luma), 0, 255)
+    return np.rint(pixels).astype(np.uint8)

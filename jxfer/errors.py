@@ -1,0 +1,9 @@
+"""The one exception for what a person can cause.
+
+First in the flow: everything may import it. The command line turns it into one line on stderr
+and exit code 2; anything else keeps its traceback, because then the fault is ours.
+"""
+
+
+class UserError(Exception):
+    """Bad input. The message is one line: what is wrong, where, and what to do about it."""

@@ -1,0 +1,1 @@
+"""The trainer: config, state, step, devices, checkpoints, loop."""

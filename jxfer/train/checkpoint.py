@@ -1,0 +1,164 @@
+"""Checkpoints of a run: Orbax, asynchronous, checksummed leaf by leaf.
+
+Only this file and `zoo/store.py` import Orbax. Host arrays are saved, so that they restore on any
+number of devices. Orbax restores a flipped bit without a word; the crc32 of each leaf, kept beside
+the arrays, does not.
+"""
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jxfer import trees
+from jxfer.errors import UserError
+from jxfer.train.state import TrainState
+from jxfer.trees import Tree
+
+_log = logging.getLogger("jxfer")
+
+
+class _KeepLatestAndBest:
+    """Keeps the two latest steps, and the best steps that these point to."""
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        latest = checkpoints[-2:]
+        kept = {info.step for info in latest}
+        kept |= {(info.metrics or {}).get("best_step") for info in latest}
+        return [info.step in kept for info in checkpoints]
+
+
+class Checkpoints:
+    """The `checkpoints/` folder of a run. A context manager: leaving it waits for the last save."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        options = ocp.CheckpointManagerOptions(preservation_policy=_KeepLatestAndBest())
+        self._folder = folder
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(), options=options, item_names=("state", "progress")
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    def save(self, state: TrainState, progress: dict[str, Any]) -> None:
+        """Starts to save; the device and the loop go on.
+
+        Args:
+          state: on the host.
+          progress: JSON values; `progress["best"]["step"]` names the step that must be kept.
+        """
+        tree = _to_tree(state)
+        checksums = {path: trees.crc32(leaf) for path, leaf in trees.flatten(tree).items()}
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeSave(tree),
+                progress=ocp.args.JsonSave({**progress, "checksums": checksums}),
+            ),
+            metrics={"best_step": progress["best"]["step"]},
+            force=True,
+        )
+
+    def restore_latest(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest intact checkpoint, or None where there is none yet.
+
+        A rotten one is reported, deleted, and the one before it taken.
+
+        Args:
+          like: a state of the same structure and shapes.
+
+        Raises:
+          UserError: there are checkpoints, and none is intact.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                found = self._restore(step, like)
+            except _Rotten as error:
+                _log.warning("checkpoint %d is damaged (%s); taking the one before", step, error)
+                self._manager.delete(step)
+            else:
+                return found
+        if steps:
+            raise UserError(f"{self._folder}: no checkpoint is intact; remove the run folder")
+        return None
+
+    def restore_variables(self, step: int, like: TrainState) -> Tree:
+        """Parameters and statistics of one step, on the host.
+
+        Raises:
+          UserError: the step is missing or damaged.
+        """
+        self._manager.wait_until_finished()
+        try:
+            state, _ = self._restore(step, like)
+        except _Rotten as error:
+            raise UserError(
+                f"{self._folder}: checkpoint {step}, the best by validation, is damaged ({error}); "
+                "remove the run folder and train again"
+            ) from error
+        return {"params": state.params, "batch_stats": state.batch_stats}
+
+    def _restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeRestore(), progress=ocp.args.JsonRestore()
+                ),
+            )
+        except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
+            raise _Rotten(str(error).splitlines()[0][:100]) from error
+        tree, progress = restored["state"], restored["progress"]
+        flat = trees.flatten(tree)
+        checksums = progress.pop("checksums", {})
+        if flat.keys() != checksums.keys():
+            raise _Rotten("leaves are missing")
+        for path, leaf in flat.items():
+            if trees.crc32(leaf) != checksums[path]:
+                raise _Rotten(f"the checksum of {path} does not match")
+        return _from_tree(tree, like), progress
+
+
+class _Rotten(Exception):
+    """A checkpoint that cannot be read back as it was written."""
+
+
+def _to_tree(state: TrainState) -> Tree:
+    # Optax's named tuples come back as lists and dicts, so their leaves are stored by path.
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state.opt_state)
+    return {
+        "step": np.asarray(state.step),
+        "params": state.params,
+        "batch_stats": state.batch_stats,
+        "opt_state": {_name(path): np.asarray(leaf) for path, leaf in leaves},
+    }
+
+
+def _from_tree(tree: Tree, like: TrainState) -> TrainState:
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like.opt_state)
+    stored = tree.get("opt_state", {})
+    opt_state = jax.tree.unflatten(structure, [stored[_name(path)] for path, _ in leaves])
+    state = dataclasses.replace(
+        like,
+        step=tree["step"],
+        params=tree["params"],
+        batch_stats=tree["batch_stats"],
+        opt_state=opt_state,
+    )
+    if jax.tree.map(np.shape, state) != jax.tree.map(np.shape, like):
+        raise _Rotten("its leaves have other shapes than this run's")
+    return state
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")

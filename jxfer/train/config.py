@@ -1,0 +1,55 @@
+"""What a run is: one frozen dataclass of the leaf configs that live beside their builders."""
+
+import dataclasses
+import json
+import typing
+from typing import Any
+
+from jxfer.data.sources import DataConfig
+from jxfer.data.transforms import AugmentConfig
+from jxfer.errors import UserError
+from jxfer.losses.classification import LossConfig
+from jxfer.transfer.optimizer import OptimizerConfig
+from jxfer.transfer.strategy import StrategyConfig
+from jxfer.zoo.pretrained import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A training run. The same config gives the same bits on the same machine."""
+
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    strategy: StrategyConfig = StrategyConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    augment: AugmentConfig = AugmentConfig()
+    loss: LossConfig = LossConfig()
+    epochs: float = 10.0
+    """Passes over the training split."""
+    batch_size: int = 32
+    """Examples per step, over all devices."""
+    seed: int = 0
+    """Of the new leaves, the order and the augmentation."""
+    eval_every: float = 1.0
+    """Epochs between two evaluations on the validation split."""
+    log_every: int = 10
+    """Steps between two lines of training metrics."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints; each evaluation writes one too."""
+    sync_bn: bool = False
+    """BatchNorm over the global batch instead of per device."""
+    zoo: str | None = None
+    """A folder of zoo entries that is searched first."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "eval_every", "log_every", "checkpoint_every"):
+            if not getattr(self, name) > 0:
+                option = name.replace("_", "-")
+                raise UserError(f"--{option} {getattr(self, name):g}: it must be above 0")
+        if self.seed < 0:
+            raise UserError(f"--seed {self.seed}: it must be at least 0")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass as plain JSON values; tuples become lists."""
+    return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))

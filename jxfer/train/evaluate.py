@@ -1,0 +1,57 @@
+"""A pass over a split with one compiled step: figures, or the probabilities of each image."""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from jxfer.data import loader
+from jxfer.data.sources import Source
+from jxfer.data.transforms import Preprocessing
+from jxfer.models.registry import Model
+from jxfer.train import metrics, parallel, step
+from jxfer.trees import Tree
+
+
+class Evaluator:
+    """Evaluates a model; compiled once, at the first call.
+
+    Args:
+      batch_size: examples per step over all devices, rounded up to a multiple of their number.
+    """
+
+    def __init__(self, model: Model, preprocessing: Preprocessing, batch_size: int) -> None:
+        devices = jax.device_count()
+        self._preprocessing = preprocessing
+        self._batch_size = -(-batch_size // devices) * devices
+        self._eval_step = parallel.compile_step(step.make_eval_step(model, preprocessing))
+        self._predict_step = parallel.compile_step(step.make_predict_step(model, preprocessing))
+
+    def evaluate(self, variables: Tree, source: Source) -> metrics.Evaluation:
+        """Counts every example of the source once.
+
+        Args:
+          variables: replicated, as from `parallel.replicate`.
+        """
+        sums = [self._eval_step(variables, batch) for batch in self._batches(source)]
+        return metrics.evaluation(metrics.add(parallel.fetch(sums)))
+
+    def probabilities(self, variables: Tree, source: Source) -> np.ndarray:
+        """Softmax probabilities [N, K] float32, in the source's order."""
+        parts = []
+        for batch in self._batches(source):
+            logits = self._predict_step(variables, batch)
+            real = parallel.gather(batch["mask"]) > 0
+            parts.append(parallel.gather(logits)[real])
+        logits = np.concatenate(parts)
+        shifted = np.exp(logits - logits.max(-1, keepdims=True))
+        return shifted / shifted.sum(-1, keepdims=True)
+
+    def _batches(self, source: Source) -> Iterator[step.Batch]:
+        # A source smaller than a batch makes one batch of its own size.
+        devices = jax.device_count()
+        batch_size = min(self._batch_size, -(-len(source) // devices) * devices)
+        batches = loader.eval_batches(source, self._preprocessing, batch_size=batch_size)
+        return parallel.shard(
+            {name: array for name, array in batch.items() if name != "index"} for batch in batches
+        )

@@ -1,0 +1,94 @@
+"""Training metrics between the device and the writers, read one step late."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jxfer.errors import UserError
+from jxfer.train import metrics, parallel
+from jxfer.train.metrics import Sums
+from jxfer.train.writers import Clock, ProgressBar, Writers
+
+
+def rate_tables(rates: Mapping[str, optax.Schedule], total_steps: int) -> dict[str, np.ndarray]:
+    """Learning rates of all steps at once: a schedule called per line would queue on the device."""
+    steps = np.arange(total_steps)
+    return {
+        label: np.asarray(jax.vmap(lambda step, rate=rate: jnp.asarray(rate(step)))(steps))
+        for label, rate in rates.items()
+    }
+
+
+class TrainingLog:
+    """Adds up the sums of each step and writes a line where one ends.
+
+    A line is written when the step after it has been dispatched, so that waiting for its sums does
+    not leave the device idle.
+
+    Args:
+      rates: learning rate of each label, by step.
+      steps_per_epoch: for the `epoch` of each line.
+      open_sums: what `open_sums` returned when the checkpoint was saved.
+    """
+
+    def __init__(
+        self,
+        writers: Writers,
+        bar: ProgressBar,
+        rates: Mapping[str, np.ndarray],
+        steps_per_epoch: float,
+        open_sums: Iterable[Sums],
+    ) -> None:
+        self._writers, self._bar = writers, bar
+        self._rates, self._steps_per_epoch = rates, steps_per_epoch
+        self._open: list[Sums] = list(open_sums)
+        self._ended: tuple[int, list[Sums]] | None = None
+        self.clock = Clock()
+
+    def add(self, step: int, sums: Sums) -> None:
+        """Takes a step's sums, still on the device, and writes the line that ended before it."""
+        self._open.append(sums)
+        self.flush()
+        self._bar.advance(step)
+
+    def end_line(self, step: int) -> None:
+        """The line that is open ends with this step."""
+        self._ended, self._open = (step, self._open), []
+
+    def flush(self) -> None:
+        """Writes the line that has ended, if there is one.
+
+        Raises:
+          UserError: its loss is not finite.
+        """
+        if self._ended is None:
+            return
+        step, parts = self._ended
+        self._ended = None
+        total = metrics.add(map(parallel.fetch, parts))
+        examples = int(total["examples"])
+        loss, accuracy = float(total["loss"]) / examples, int(total["correct"]) / examples
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the training loss became {loss} between steps {step - len(parts) + 1} and "
+                f"{step}; lower --optimizer.lr or set --optimizer.clip-norm, in a new run folder"
+            )
+        speed = examples / self.clock.lap()
+        self._writers.write(
+            step,
+            {"epoch": step / self._steps_per_epoch}
+            | {"train_loss": loss, "train_accuracy": accuracy}
+            | {f"lr/{label}": float(rates[step - 1]) for label, rates in self._rates.items()}
+            | {"images_per_second": speed},
+        )
+        self._bar.describe(f"loss {loss:.3f}  accuracy {accuracy:.1%}  {speed:,.0f} images/s")
+
+    def open_sums(self) -> list[dict[str, Any]]:
+        """The sums of the open line as JSON values, for a checkpoint in the middle of it."""
+        total = metrics.add(map(parallel.fetch, self._open))
+        return [{name: value.item() for name, value in total.items()}] if total else []

@@ -1,0 +1,90 @@
+"""The run folder: its files, its lock, and whether a config belongs to it.
+
+`config.json`, `metrics.jsonl`, `events*`, `checkpoints/`, `summary.json`, `timing.json`, `model/`.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from jxfer import trees
+from jxfer.errors import UserError
+from jxfer.train import config as configs
+from jxfer.train.config import TrainConfig
+from jxfer.zoo.json_fields import decode
+
+
+@contextlib.contextmanager
+def open_run(folder: pathlib.Path, config: TrainConfig) -> Iterator[None]:
+    """Holds the folder for this process and writes `config.json`, or checks the one that is there.
+
+    Raises:
+      UserError: the folder belongs to another config, to something else, or to a live process.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; --run takes a folder")
+    if folder.is_dir() and not (folder / "config.json").exists():
+        others = [entry.name for entry in folder.iterdir() if entry.name != ".lock"]
+        if others:
+            raise UserError(f"{folder} holds other files ({others[0]}); take a new folder as --run")
+    folder.mkdir(parents=True, exist_ok=True)
+    # The lock goes with the process, however it ends.
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{folder}: another process is training here; wait for it") from error
+        wanted = configs.to_dict(config)
+        if (folder / "config.json").exists():
+            _check_same(folder, json.loads((folder / "config.json").read_text()), wanted)
+        else:
+            write_json(folder / "config.json", wanted)
+        yield
+
+
+def read_config(folder: pathlib.Path) -> TrainConfig:
+    """The config of a run.
+
+    Raises:
+      UserError: there is none, or it is of another version.
+    """
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is no run folder: no readable config.json") from error
+    return decode(TrainConfig, values, str(path))
+
+
+def read_summary(folder: pathlib.Path) -> dict[str, Any] | None:
+    """`summary.json`, or None while the run has not finished."""
+    path = folder / "summary.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def write_json(path: pathlib.Path, values: Any) -> None:
+    """Writes a file as a whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w") as file:
+        file.write(json.dumps(values, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _check_same(folder: pathlib.Path, found: Any, wanted: dict[str, Any]) -> None:
+    old, new = trees.flatten(found), trees.flatten(wanted)
+    changed = [
+        f"{path.replace('/', '.')} {old.get(path)!r} -> {new.get(path)!r}"
+        for path in sorted({*old, *new})
+        if old.get(path) != new.get(path)
+    ]
+    if changed:
+        raise UserError(
+            f"{folder} holds a run with another config ({'; '.join(changed)}); "
+            "take a new folder as --run, or the old options"
+        )

@@ -1,0 +1,106 @@
+"""Where a run's figures go: `metrics.jsonl`, TensorBoard, and the terminal."""
+
+import json
+import pathlib
+import sys
+import time
+from typing import Any
+
+import tensorboardX
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class Writers:
+    """Writes each record to `metrics.jsonl` and TensorBoard.
+
+    Args:
+      folder: the run folder.
+      from_step: the step that the run resumes from; later records, left by a killed run, are
+        dropped, because they will be written again.
+    """
+
+    def __init__(self, folder: pathlib.Path, from_step: int) -> None:
+        path = folder / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= from_step]
+        temporary = path.with_suffix(".jsonl.tmp")
+        temporary.write_text("".join(kept))
+        temporary.replace(path)
+        self._file = path.open("a")
+        self._board = tensorboardX.SummaryWriter(
+            str(folder), purge_step=from_step + 1 if from_step else None
+        )
+
+    def __enter__(self) -> "Writers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._board.close()
+
+    def write(self, step: int, record: dict[str, Any]) -> None:
+        """One line of metrics; floats are written so that they read back to the same bits."""
+        self._file.write(json.dumps({"step": step, **record}) + "\n")
+        self._file.flush()
+        for name, value in record.items():
+            if isinstance(value, int | float):
+                self._board.add_scalar(name, value, step)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return int(json.loads(line)["step"])
+    except ValueError:  # the line that a kill cut off
+        return float("inf")
+
+
+class Clock:
+    """Seconds since the last lap."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def lap(self) -> float:
+        now = time.perf_counter()
+        elapsed, self._since = now - self._since, now
+        return elapsed
+
+
+class ProgressBar:
+    """Loss, accuracy, images/s and time left on stderr; nothing when that is no terminal."""
+
+    def __init__(self, total_steps: int, start: int, quiet: bool) -> None:
+        self._progress = Progress(
+            TextColumn("step {task.completed}/{task.total}"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=quiet or not sys.stderr.isatty(),
+        )
+        self._task = self._progress.add_task("compiling", total=total_steps, completed=start)
+
+    def __enter__(self) -> "ProgressBar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self, step: int) -> None:
+        self._progress.update(self._task, completed=step)
+
+    def describe(self, text: str) -> None:
+        self._progress.update(self._task, description=text)
+
+
+def table(title: str, columns: list[str], rows: list[list[str]], console: Console) -> None:
+    """Prints a table; the first column is text, the others are numbers."""
+    grid = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        grid.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    console.print(grid)

@@ -1,0 +1,1 @@
+"""What trains and how fast: strategies, label rules, the optimizer."""

@@ -1,0 +1,68 @@
+"""Label rules -> a label for every parameter, and which norm layers train.
+
+After `models` in the flow. A rule is (pattern, label): the pattern matches a leaf's whole path,
+the first rule that matches wins. `frozen` leaves do not move; `low_lr` leaves are pretrained and
+take a small step; `head` leaves are new and take the full one.
+"""
+
+import re
+from collections.abc import Sequence
+
+from jxfer import trees
+from jxfer.errors import UserError
+from jxfer.trees import Tree
+
+FROZEN = "frozen"
+LOW_LR = "low_lr"
+HEAD = "head"
+LABELS = (FROZEN, LOW_LR, HEAD)
+
+Rule = tuple[str, str]
+
+
+def label_tree(params: Tree, rules: Sequence[Rule]) -> Tree:
+    """Labels every leaf of `params` (arrays or shapes).
+
+    Returns:
+      A tree of the same structure whose leaves are labels.
+
+    Raises:
+      UserError: a pattern is no regular expression, a label is unknown, a leaf that no rule
+        covers, a rule that decides no leaf.
+    """
+    for pattern, label in rules:
+        if label not in LABELS:
+            raise UserError(f"label rule {pattern!r}: no label {label!r}; use {', '.join(LABELS)}")
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(f"label rule {pattern!r} is no regular expression: {error}") from error
+    labels: dict[str, str] = {}
+    deciding: set[int] = set()
+    for path in trees.flatten(params):
+        for i, (pattern, label) in enumerate(rules):
+            if re.fullmatch(pattern, path):
+                labels[path] = label
+                deciding.add(i)
+                break
+        else:
+            raise UserError(f"no label rule covers the parameter {path}; add one that does")
+    for i, (pattern, label) in enumerate(rules):
+        if i not in deciding:
+            raise UserError(f"the label rule ({pattern!r}, {label!r}) decides no parameter")
+    return trees.unflatten(labels)
+
+
+def trainable(labels: Tree) -> frozenset[str]:
+    """Paths of the leaves that move."""
+    return frozenset(path for path, label in trees.flatten(labels).items() if label != FROZEN)
+
+
+def train_norms(labels: Tree, norm_paths: Sequence[str]) -> frozenset[str]:
+    """Norm layers that normalise by the batch: those with a parameter that trains.
+
+    A layer whose parameters are all frozen stays on its stored averages. Were it left in train
+    mode, its averages would drift under the frozen weights.
+    """
+    moving = {path.rpartition("/")[0] for path in trainable(labels)}
+    return frozenset(path for path in norm_paths if path in moving)

@@ -1,0 +1,1 @@
+"""The Model Zoo: cards, weight maps, strict merging, storage."""

@@ -1,0 +1,123 @@
+"""The card of a zoo entry: what travels with the weights.
+
+After `json_fields`, before `store`, which reads and writes `card.json`.
+"""
+
+import dataclasses
+import json
+from typing import Any, Literal
+
+from jxfer.data.transforms import Preprocessing
+from jxfer.errors import UserError
+from jxfer.zoo.json_fields import decode
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """An accuracy that jxfer itself measured.
+
+    Raises:
+      UserError: the counts and the accuracy do not belong together.
+    """
+
+    dataset: str
+    """data spec, such as "tfds:cifar10" or a folder's name"""
+    split: str
+    """"train", "val" or "test\""""
+    accuracy: float
+    """correct / n, in [0, 1]"""
+    correct: int
+    """examples classified rightly"""
+    n: int
+    """examples evaluated"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.correct <= self.n or self.n == 0:
+            raise UserError(f"measured: {self.correct} correct of {self.n} is impossible")
+        if abs(self.accuracy - self.correct / self.n) > 1e-6:
+            raise UserError(f"measured: accuracy {self.accuracy} is not {self.correct} of {self.n}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """Everything needed to use an entry's tensors, and to tell where they come from.
+
+    Raises:
+      UserError: `reported_accuracy` is outside [0, 1].
+    """
+
+    name: str
+    """name of the entry"""
+    arch: str
+    """architecture, a name in `jxfer.models.registry.ARCHITECTURES`"""
+    class_names: tuple[str, ...]
+    """classes in the order of the logits; empty if the entry has no head"""
+    preprocessing: Preprocessing
+    """the pixels that the weights were trained on"""
+    through: str | None = None
+    """last stage that the entry holds, such as "stage3"; None: all of them"""
+    batchnorm: Literal["standard", "folded"] = "standard"
+    """"folded": the norms were folded into the convolutions before the weights came here, so that
+    their statistics are placeholders and must stay frozen or be recalibrated"""
+    parameters: int = 0
+    """elements in all parameters, statistics not counted; filled in by `store.save`"""
+    dataset: str = ""
+    """what the weights were trained on"""
+    licence: str = "unknown"
+    """licence of the weights, as their publisher states it"""
+    source: str = ""
+    """where the weights come from: a URL or a file name; empty if they were trained here"""
+    source_sha256: str | None = None
+    """hex digest of the source file, as `readers.read_tensors` computes it"""
+    parent: str | None = None
+    """name of the entry that training started from; None: random weights or an import"""
+    reported_accuracy: float | None = None
+    """top-1 accuracy in [0, 1] that the publisher states"""
+    measured: tuple[Measurement, ...] = ()
+    """accuracies that jxfer measured on these tensors"""
+    strategy: str | None = None
+    """transfer strategy that made the weights; None for an import"""
+    config: dict[str, Any] | None = None
+    """the run's configuration; None for an import"""
+    seed: int | None = None
+    """the run's seed; None for an import"""
+    command: str | None = None
+    """command line of the run; None for an import, which `source_sha256` determines"""
+    commit: str | None = None
+    """git commit of the code that ran it; None for an import"""
+    notes: str = ""
+    """anything a user of the weights should know"""
+    jxfer_version: str = ""
+    """version that wrote the entry; filled in by `store.save`"""
+    tensors_sha256: str = ""
+    """hex digest of names, shapes, types and values (`trees.sha256`); filled in by `store.save`"""
+    files_sha256: str = ""
+    """hex digest of the files under `tensors/`; filled in by `store.save`"""
+
+    def __post_init__(self) -> None:
+        if self.reported_accuracy is not None and not 0 <= self.reported_accuracy <= 1:
+            raise UserError(
+                f"reported_accuracy must be in [0, 1], not {self.reported_accuracy}; "
+                "give 0.9173 for 91.73 %"
+            )
+
+    def to_json(self) -> str:
+        """Indented JSON, every field, in the order above. The same card gives the same text."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "card.json") -> "Card":
+        """Inverse of `to_json`.
+
+        Args:
+          text: the file's content.
+          where: the file's path, for messages.
+
+        Raises:
+          UserError: not JSON, or a field is missing, unknown, or of the wrong type.
+        """
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where}: not valid JSON: {error}") from None
+        return decode(cls, value, where)

@@ -1,0 +1,101 @@
+"""JSON -> frozen dataclasses, strictly: nothing missing, nothing unknown, nothing of another type.
+
+First in the zoo's flow; knows nothing of cards. `dataclasses.asdict` is the way back.
+"""
+
+import dataclasses
+import types
+import typing
+from typing import Any, TypeVar
+
+from jxfer.errors import UserError
+
+T = TypeVar("T")
+
+
+def decode(cls: type[T], value: Any, where: str) -> T:
+    """Builds a dataclass from what `json.load` returned.
+
+    Fields may be str, int, float, bool, None, dict, another dataclass, `Literal`, `tuple[X, ...]`,
+    `tuple[X, Y]` and unions of these. Every field must be present, those with a default too: a
+    file that was written by another version shall say so.
+
+    Args:
+      cls: the dataclass.
+      value: a JSON object.
+      where: names the file in messages.
+
+    Raises:
+      UserError: a field is missing, unknown, of the wrong type, or refused by the dataclass; the
+        message names `where` and the field.
+    """
+    return typing.cast(T, _decode(cls, value, where, ""))
+
+
+def _decode(hint: Any, value: Any, where: str, field: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _dataclass(hint, value, where, field)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (hint,) = (argument for argument in arguments if argument is not type(None))
+        return _decode(hint, value, where, field)
+    if origin is typing.Literal:
+        if value in arguments:
+            return value
+        raise _wrong(where, field, f"one of {', '.join(map(str, arguments))}", value)
+    if origin is tuple:
+        return _tuple(arguments, value, where, field)
+    kind = origin or hint
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:  # not isinstance: True is an int
+        raise _wrong(where, field, _KINDS[kind], value)
+    return value
+
+
+_KINDS = {
+    str: "text",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    dict: "an object",
+}
+
+
+def _dataclass(cls: Any, value: Any, where: str, field: str) -> Any:
+    if not isinstance(value, dict):
+        raise _wrong(where, field or "the file", "an object", value)
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]
+    prefix = f"{field}." if field else ""
+    for name in names:
+        if name not in value:
+            raise UserError(f"{where}: the field {prefix}{name} is missing")
+    for name in value:
+        if name not in names:
+            raise UserError(f"{where}: unknown field {prefix}{name}")
+    fields = {name: _decode(hints[name], value[name], where, prefix + name) for name in names}
+    try:
+        return cls(**fields)
+    except UserError as error:  # a range check of the dataclass itself: say which file
+        raise UserError(f"{where}: {error}") from None
+
+
+def _tuple(arguments: tuple[Any, ...], value: Any, where: str, field: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise _wrong(where, field, "a list", value)
+    if arguments[-1] is Ellipsis:
+        arguments = arguments[:1] * len(value)
+    if len(arguments) != len(value):
+        raise _wrong(where, field, f"a list of {len(arguments)}", value)
+    return tuple(
+        _decode(hint, item, where, f"{field}[{i}]")
+        for i, (hint, item) in enumerate(zip(arguments, value, strict=True))
+    )
+
+
+def _wrong(where: str, field: str, expected: str, value: Any) -> UserError:
+    shown = repr(value) if len(repr(value)) <= 40 else repr(value)[:37] + "..."
+    return UserError(f"{where}: {field} must be {expected}, not {shown}")

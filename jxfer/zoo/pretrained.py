@@ -1,0 +1,99 @@
+"""From a config to a model and its starting variables: the one place where weights come from.
+
+After `transplant` in the flow. The ladder is short: a run folder or zoo entry named by `weights`,
+or random weights of `arch`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+from jxfer import trees
+from jxfer.data.transforms import Preprocessing
+from jxfer.errors import UserError
+from jxfer.models import registry
+from jxfer.trees import Tree
+from jxfer.zoo import store
+from jxfer.zoo.card import Card
+from jxfer.zoo.report import Report
+from jxfer.zoo.transplant import transplant
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Which network, and what it starts from."""
+
+    weights: str | None = None
+    """A zoo entry, a run folder, or a folder that holds an entry."""
+    arch: str | None = None
+    """Architecture for random weights; with weights, their card decides."""
+    through: str | None = None
+    """Last stage to build, such as stage3; the head sits on top of it."""
+    head: Literal["new", "keep"] = "new"
+    """new: a fresh classifier; keep: the entry's own, for the very same classes."""
+    image_size: int | None = None
+    """Side of the input in pixels; the weights' own unless given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model with its starting variables and all that travels with them."""
+
+    model: registry.Model
+    variables: Tree
+    """`{"params": ..., "batch_stats": ...}`, host arrays."""
+    preprocessing: Preprocessing
+    report: Report
+    card: Card | None
+    """The card of the weights; None for random ones."""
+
+
+def create_model(
+    config: ModelConfig,
+    class_names: Sequence[str],
+    *,
+    seed: int = 0,
+    scratch: bool = False,
+    sync_axis: str | None = None,
+    zoo: str | None = None,
+) -> Pretrained:
+    """Builds the model and fills it.
+
+    Args:
+      config: the network and where its weights come from.
+      class_names: classes of the head, in order.
+      seed: of the random leaves.
+      scratch: take only architecture and preprocessing from `config.weights`.
+      sync_axis: mesh axis over which BatchNorm synchronises; None keeps it per device.
+      zoo: a folder of zoo entries that is searched first.
+
+    Raises:
+      UserError: nothing or two different things say which network; unknown weights, architecture
+        or stage; weights that do not fit.
+    """
+    card, source = None, None
+    if config.weights is not None:
+        card, source = store.load(store.resolve(config.weights, zoo))
+        if config.arch not in (None, card.arch):
+            raise UserError(
+                f"--model.arch {config.arch}, but {config.weights} is a {card.arch}; leave one out"
+            )
+    arch = card.arch if card else config.arch
+    if arch is None:
+        raise UserError("which network? give --model.weights, or --model.arch for random weights")
+    through = config.through or (card.through if card else None)
+    model = registry.create(arch, len(class_names), through=through, sync_axis=sync_axis)
+    preprocessing = card.preprocessing if card else model.architecture.preprocessing
+    if config.image_size is not None:
+        preprocessing = dataclasses.replace(preprocessing, size=config.image_size)
+    if card is not None and source is not None and not scratch:
+        variables, report = transplant(
+            model, card, source, head=config.head, class_names=tuple(class_names), seed=seed
+        )
+        return Pretrained(model, variables, preprocessing, report, card)
+    if config.head == "keep":
+        raise UserError("--model.head keep needs pretrained weights; scratch has none")
+    variables = model.init(seed)
+    dropped = tuple(trees.flatten(source)) if source is not None else ()
+    report = Report(loaded=(), reinitialised=tuple(trees.flatten(variables)), dropped=dropped)
+    return Pretrained(model, variables, preprocessing, report, card)

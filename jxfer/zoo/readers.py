@@ -1,0 +1,121 @@
+"""Weight files -> NumPy arrays under their own names. Formats only: names are `torch_names`' job.
+
+Before `torch_names` in the flow. No reader runs code from the file: .npy without pickle, .pth and
+.th through `torch.load(weights_only=True)`.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jxfer.errors import UserError
+
+Tensors = dict[str, np.ndarray]
+
+
+def read_tensors(path: str | Path) -> tuple[Tensors, str]:
+    """Reads every tensor of a file or folder.
+
+    Args:
+      path: a .safetensors file; a .pth, .pt or .th file that holds a state dict, by itself or
+        under the key `state_dict` or `model` (needs the extra `torch`); or a folder of .npy files,
+        each named after its tensor.
+
+    Returns:
+      ({name: array}, sha256 hex digest of the source). A prefix `module.` that all names share,
+      which torch's DataParallel leaves, is removed. The digest of a folder covers the names and
+      bytes of its .npy files in name order.
+
+    Raises:
+      UserError: the path is missing, of an unknown kind, empty, corrupt, holds something other
+        than tensors, or needs torch where it is not installed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        tensors, digest = _read_npy_folder(path)
+    elif not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    elif path.suffix in _READERS:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        tensors = _READERS[path.suffix](path)
+    else:
+        raise UserError(
+            f"{path}: unknown kind of weight file; "
+            f"give {', '.join(_READERS)} or a folder of .npy files"
+        )
+    if not tensors:
+        raise UserError(f"{path}: holds no tensors")
+    if all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): array for name, array in tensors.items()}
+    return tensors, digest
+
+
+def _read_npy_folder(folder: Path) -> tuple[Tensors, str]:
+    tensors: Tensors = {}
+    digest = hashlib.sha256()
+    files = sorted(folder.glob("*.npy"), key=lambda file: file.name)
+    if not files:
+        raise UserError(f"{folder}: the folder holds no .npy files")
+    for file in files:
+        digest.update(file.name.encode() + b"\0")
+        digest.update(file.read_bytes())
+        try:
+            tensors[file.stem] = np.load(file, allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise _unreadable(file, error) from None
+    return tensors, digest.hexdigest()
+
+
+def _read_safetensors(path: Path) -> Tensors:
+    import safetensors
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (safetensors.SafetensorError, KeyError, TypeError, OSError) as error:
+        # KeyError and TypeError: a type that NumPy does not have, such as bfloat16.
+        raise _unreadable(path, error) from None
+
+
+def _read_torch(path: Path) -> Tensors:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise UserError(
+            f"{path}: reading {path.suffix} files needs torch: pip install 'jxfer[torch]'"
+        ) from None
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen types for the ways a pickle can be bad
+        raise _unreadable(path, error) from None
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path}: holds a {type(loaded).__name__}, not a state dict")
+    tensors: Tensors = {}
+    for name, tensor in loaded.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise UserError(f"{path}: {name} is a {type(tensor).__name__}, not a tensor")
+        tensor = tensor.detach()
+        if tensor.dtype == torch.bfloat16:  # NumPy has no such type; float32 holds it exactly
+            tensor = tensor.float()
+        tensors[str(name)] = tensor.numpy()
+    return tensors
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    lines = str(error).strip().splitlines()
+    reason = lines[0][:120] if lines else type(error).__name__
+    return UserError(f"{path}: cannot be read as {path.suffix}, damaged or not plain: {reason}")
+
+
+_READERS = {
+    ".safetensors": _read_safetensors,
+    ".pth": _read_torch,
+    ".pt": _read_torch,
+    ".th": _read_torch,
+}

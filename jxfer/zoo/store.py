@@ -1,0 +1,251 @@
+"""Zoo entries on disk: a folder with `card.json` and an Orbax checkpoint in `tensors/`.
+
+After `card`, before `transplant`. The only file of the zoo that imports Orbax. Orbax restores
+flipped bits without a word, so two digests in the card guard an entry: one over the checkpoint's
+files, compared before Orbax parses any of them, and one over the arrays that came out.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import importlib.metadata
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jxfer import trees
+from jxfer.errors import UserError
+from jxfer.trees import Tree
+from jxfer.zoo.card import Card
+
+CARD = "card.json"
+TENSORS = "tensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """An entry that `list_entries` found."""
+
+    card: Card
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """What `resolve` takes: the folder's name."""
+        return self.path.name
+
+
+def save(folder: str | Path, card: Card, variables: Tree, *, overwrite: bool = False) -> Card:
+    """Writes an entry, complete or not at all. With several hosts, call it on process 0 only.
+
+    Args:
+      folder: the entry's folder; its parents are made.
+      card: `parameters`, `jxfer_version` and the two digests are filled in here.
+      variables: `{"params": ..., "batch_stats": ...}` of host or device arrays.
+      overwrite: replace an entry that is there.
+
+    Returns:
+      The card as written.
+
+    Raises:
+      UserError: the folder exists and `overwrite` is off, or it is no zoo entry.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        if not overwrite:
+            raise UserError(f"{folder} exists; choose another name or overwrite it")
+        if not (folder / CARD).is_file():
+            raise UserError(f"{folder} is no zoo entry and is not overwritten")
+    variables = trees.unflatten({k: np.asarray(v) for k, v in trees.flatten(variables).items()})
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target, so that the renames stay on one file system.
+    new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    try:
+        _write_tensors(new / TENSORS, variables)
+        card = dataclasses.replace(
+            card,
+            parameters=trees.size(variables["params"]),
+            jxfer_version=_version(),
+            tensors_sha256=trees.sha256(variables),
+            files_sha256=_files_sha256(new / TENSORS),
+        )
+        (new / CARD).write_text(card.to_json(), encoding="utf-8")
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    return card
+
+
+def load(folder: str | Path) -> tuple[Card, Tree]:
+    """Reads an entry and verifies it.
+
+    Returns:
+      (card, nested dict of np.ndarray).
+
+    Raises:
+      UserError: a file is missing, the card is invalid, or the tensors are not those that were
+        saved.
+    """
+    folder = Path(folder)
+    card = read_card(folder)
+    tensors = folder / TENSORS
+    if not tensors.is_dir():
+        raise UserError(f"{tensors}: missing; the entry is not complete")
+    if _files_sha256(tensors) != card.files_sha256:
+        raise UserError(
+            f"{tensors}: damaged: the files do not match files_sha256 in {CARD}; "
+            "copy or import the entry again"
+        )
+    try:
+        variables = _read_tensors(tensors)
+    except Exception as error:  # Orbax raises many types; whatever it is, the entry is unusable
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise UserError(f"{tensors}: cannot be restored: {reason}") from error
+    if trees.sha256(variables) != card.tensors_sha256:
+        raise UserError(f"{tensors}: the tensors do not match tensors_sha256 in {CARD}")
+    return card, variables
+
+
+def verify(folder: str | Path) -> Card:
+    """Reads an entry whole and compares both digests; raises as `load`."""
+    return load(folder)[0]
+
+
+def read_card(folder: str | Path) -> Card:
+    """Reads the card alone.
+
+    Raises:
+      UserError: there is none, or it is invalid.
+    """
+    path = Path(folder) / CARD
+    if not path.is_file():
+        raise UserError(f"{path}: missing; {folder} is no zoo entry")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not valid UTF-8: {error.reason}") from None
+    return Card.from_json(text, str(path))
+
+
+def write_place(zoo: str | None = None) -> Path:
+    """The zoo that new entries go to: `zoo`, else $JXFER_ZOO, else the user's own folder."""
+    return Path(zoo or os.environ.get("JXFER_ZOO") or _user_zoo())
+
+
+def search_path(zoo: str | None = None) -> list[Path]:
+    """Zoos in the order of search: `zoo`, $JXFER_ZOO, the user's own, the one that ships.
+
+    Folders that do not exist are left out.
+
+    Raises:
+      UserError: `zoo` is given and is no folder.
+    """
+    if zoo and not Path(zoo).is_dir():
+        raise UserError(f"--zoo {zoo}: no such folder")
+    named = [Path(place) for place in (zoo, os.environ.get("JXFER_ZOO")) if place]
+    places = [*named, _user_zoo(), _shipped_zoo()]
+    return [place for place in dict.fromkeys(places) if place.is_dir()]
+
+
+def resolve(name_or_path: str | Path, zoo: str | None = None) -> Path:
+    """Finds an entry's folder.
+
+    Args:
+      name_or_path: an entry's folder, a run's folder (its `model/` is taken) or, where no such
+        path exists, the name of an entry in `search_path(zoo)`.
+
+    Raises:
+      UserError: the path holds no entry, or no zoo knows the name; the message offers near names.
+    """
+    path = Path(name_or_path)
+    if path.exists():
+        for folder in (path, path / "model"):
+            if (folder / CARD).is_file():
+                return folder
+        raise UserError(f"{path}: holds neither {CARD} nor model/{CARD}")
+    found = _entry_folders(zoo)
+    if str(name_or_path) in found:
+        return found[str(name_or_path)]
+    near = difflib.get_close_matches(str(name_or_path), found, n=3) or sorted(found)[:10]
+    searched = ", ".join(map(str, search_path(zoo))) or "no folder"
+    hint = f"did you mean {', '.join(near)}?" if near else "they hold no entries"
+    raise UserError(f"no path or zoo entry {str(name_or_path)!r} (searched {searched}); {hint}")
+
+
+def list_entries(zoo: str | None = None) -> list[Entry]:
+    """All entries of the searched zoos by name; of equal names the first zoo's.
+
+    Raises:
+      UserError: a card is invalid.
+    """
+    return [Entry(read_card(path), path) for _, path in sorted(_entry_folders(zoo).items())]
+
+
+def _entry_folders(zoo: str | None) -> dict[str, Path]:
+    folders: dict[str, Path] = {}
+    for place in search_path(zoo):
+        for card in sorted(place.glob(f"[!.]*/{CARD}")):  # a dot: an unfinished save
+            folders.setdefault(card.parent.name, card.parent)
+    return folders
+
+
+def _user_zoo() -> Path:
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "jxfer" / "zoo"
+
+
+def _shipped_zoo() -> Path:
+    package = Path(__file__).resolve().parent.parent
+    packaged = package / "checkpoints"  # in a wheel; in a checkout it lies beside the package
+    return packaged if packaged.is_dir() else package.parent / "checkpoints"
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("jxfer")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"  # run from a checkout that is not installed
+
+
+def _files_sha256(folder: Path) -> str:
+    """Hex digest over relative path, size and bytes of every file, in path order."""
+    digest = hashlib.sha256()
+    files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*")}
+    for name, file in sorted(files.items()):
+        if file.is_file() and not file.name.startswith("."):  # .DS_Store and its like do no harm
+            digest.update(f"{name} {file.stat().st_size}\n".encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _checkpointer() -> Any:
+    import jax
+    import orbax.checkpoint as ocp
+
+    # Each process reads and writes for itself: no barrier that waits for the other hosts.
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"zoo{me}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _write_tensors(folder: Path, variables: Tree) -> None:
+    with _checkpointer() as checkpointer:
+        checkpointer.save(folder.absolute(), variables)
+    # A marker for file systems without rename, which holds the absolute path: not for others' eyes.
+    (folder / "commit_success.txt").unlink(missing_ok=True)
+
+
+def _read_tensors(folder: Path) -> Tree:
+    with _checkpointer() as checkpointer:
+        restored = checkpointer.restore(folder.absolute())
+    return trees.unflatten({k: np.asarray(v) for k, v in trees.flatten(restored).items()})

@@ -1,0 +1,50 @@
+"""Small image folders and the real ants and bees."""
+
+import pathlib
+import zipfile
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+
+from jxfer.data.readers import FolderSource
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory):
+    """Embedded sets are prepared once per test run, away from the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JXFER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def make_folder(tmp_path: pathlib.Path) -> Callable[[dict[str, int]], pathlib.Path]:
+    """Writes `{class folder: number of images}`; every image is 10x12 noise of its own."""
+
+    def make(counts: dict[str, int]) -> pathlib.Path:
+        rng = np.random.default_rng(0)
+        for folder, count in counts.items():
+            (tmp_path / folder).mkdir(parents=True)
+            for index in range(count):
+                image = rng.integers(0, 256, (10, 12, 3), dtype=np.uint8)
+                cv2.imwrite(str(tmp_path / folder / f"{index:02}.png"), image)
+        return tmp_path
+
+    return make
+
+
+@pytest.fixture
+def source(make_folder) -> FolderSource:
+    """33 images of 3 classes."""
+    return FolderSource(make_folder({"a": 20, "b": 10, "c": 3}))
+
+
+@pytest.fixture(scope="session")
+def hymenoptera(test_data: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The ants and bees of the PyTorch transfer-learning tutorial, unzipped."""
+    folder = tmp_path_factory.mktemp("hymenoptera")
+    with zipfile.ZipFile(test_data / "hymenoptera_data.zip") as archive:
+        archive.extractall(folder)
+    return folder / "hymenoptera_data"

@@ -1,0 +1,72 @@
+import multiprocessing
+import pathlib
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from jxfer.data import embedded, transforms
+from jxfer.data.sources import TfdsSource
+from jxfer.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("split", "rows"), [("train", slice(0, 1297)), ("test", slice(1297, None))]
+)
+def test_digits_are_those_of_scikit_learn(split, rows):
+    digits = load_digits()
+    source = TfdsSource(embedded.open_embedded("digits"), split)
+    assert source.class_names == tuple("0123456789")
+    np.testing.assert_array_equal(source.labels, digits.target[rows])
+    decoded = np.stack(
+        [transforms.decode(e.image, e.name) for e in map(source.__getitem__, range(len(source)))]
+    )
+    np.testing.assert_array_equal(decoded, np.repeat(decoded[..., :1], 3, axis=-1))
+    np.testing.assert_allclose(decoded[..., 0] * (16 / 255), digits.images[rows], atol=0.04)
+    np.testing.assert_array_equal(np.rint(decoded[..., 0] * (16 / 255)), digits.images[rows])
+
+
+def test_preparing_says_nothing_on_stdout_and_leaves_no_scratch(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JXFER_CACHE", str(tmp_path))
+    embedded.open_embedded("digits")
+    assert capsys.readouterr().out == ""
+    assert [path.name for path in (tmp_path / "embedded" / "digits").iterdir()] == ["1.0.0"]
+
+
+def test_the_loser_of_a_race_reads_what_the_winner_wrote(tmp_path, monkeypatch):
+    monkeypatch.setenv("JXFER_CACHE", str(tmp_path))
+    embedded.open_embedded("digits")
+    folder = tmp_path / "embedded" / "digits" / "1.0.0"
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    embedded._prepare(embedded.Digits, folder)  # as a process that had not seen the folder
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == ["1.0.0"]
+
+
+@pytest.mark.slow
+def test_two_processes_may_prepare_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("JXFER_CACHE", str(tmp_path))
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert pool.map(_count, ["digits"] * 2, chunksize=1) == [1797, 1797]
+
+
+def _count(name: str) -> int:
+    return embedded.open_embedded(name).info.splits.total_num_examples
+
+
+def test_cache_folder_follows_the_environment(monkeypatch):
+    monkeypatch.setenv("JXFER_CACHE", "/somewhere")
+    assert embedded.cache_dir() == pathlib.Path("/somewhere")
+    monkeypatch.delenv("JXFER_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert embedded.cache_dir() == pathlib.Path("/xdg/jxfer")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert embedded.cache_dir() == pathlib.Path.home() / ".cache" / "jxfer"
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("JXFER_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"cannot prepare digits in .*JXFER_CACHE") as error:
+        embedded.open_embedded("digits")
+    assert "\n" not in str(error.value)

@@ -1,0 +1,246 @@
+import io
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from jxfer.data.transforms import (
+    CIFAR,
+    IMAGENET,
+    AugmentConfig,
+    Preprocessing,
+    decode,
+    evaluation_view,
+    normalise,
+    training_view,
+)
+from jxfer.errors import UserError
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def encode(image: Image.Image, format: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "PPM", "TIFF", "WEBP"])
+def test_decode_returns_the_pixels_of_lossless_files(format):
+    pixels = noise(9, 14)
+    options = {"lossless": True} if format == "WEBP" else {}
+    decoded = decode(encode(Image.fromarray(pixels), format, **options), "x")
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, pixels)
+
+
+def test_decode_is_within_one_grey_level_of_pillow_on_jpeg():
+    smooth = cv2.resize(noise(4, 5), (50, 40), interpolation=cv2.INTER_CUBIC)
+    data = encode(Image.fromarray(smooth), "JPEG")
+    reference = np.asarray(Image.open(io.BytesIO(data)))
+    assert np.abs(decode(data, "x").astype(int) - reference).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P"])
+def test_decode_turns_grey_and_palette_images_into_rgb(mode):
+    image = Image.fromarray(noise(8, 8)).convert(mode)
+    np.testing.assert_array_equal(
+        decode(encode(image, "PNG"), "x"), np.asarray(image.convert("RGB"))
+    )
+
+
+def test_decode_drops_transparency():
+    pixels = np.dstack([noise(8, 8), noise(8, 8, 1)[..., 0]])
+    np.testing.assert_array_equal(
+        decode(encode(Image.fromarray(pixels), "PNG"), "x"), pixels[..., :3]
+    )
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 3)])
+def test_decode_rounds_16_bits_down_to_8(shape):
+    pixels = np.random.default_rng(0).integers(0, 2**16, shape, dtype=np.uint16)
+    decoded = decode(cv2.imencode(".png", pixels)[1].tobytes(), "x")
+    expected = (pixels >> 8).astype(np.uint8)
+    expected = np.dstack([expected] * 3) if expected.ndim == 2 else expected[..., ::-1]  # BGR
+    np.testing.assert_array_equal(decoded, expected)
+
+
+def test_decode_ignores_exif_rotation():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: rotate by 90 degrees
+    data = encode(Image.fromarray(noise(16, 24)), "JPEG", exif=exif)
+    assert decode(data, "x").shape == (16, 24, 3)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_decode_refuses_truncated_files(format):
+    data = encode(Image.fromarray(noise(64, 64)), format)
+    with pytest.raises(UserError, match=r"image ants/7 is truncated or not an image") as error:
+        decode(data[: len(data) // 2], "ants/7")
+    assert "\n" not in str(error.value)
+
+
+def test_decode_refuses_other_files_and_empty_ones():
+    with pytest.raises(UserError, match=r"image train:3 is truncated or not an image: .*skip"):
+        decode(b"<html>not found</html>", "train:3")
+    with pytest.raises(UserError, match=r"image train:3 is empty"):
+        decode(b"", "train:3")
+
+
+def test_evaluation_view_is_the_identity_where_sizes_agree():
+    image = noise(32, 32)
+    np.testing.assert_array_equal(evaluation_view(image, CIFAR), image)
+
+
+@pytest.mark.parametrize("shape", [(375, 500), (500, 333), (240, 240), (8, 8), (3, 400)])
+@pytest.mark.parametrize("preprocessing", [IMAGENET, CIFAR, Preprocessing(33, 0.9, "bicubic")])
+def test_evaluation_view_has_the_models_size(shape, preprocessing):
+    view = evaluation_view(noise(*shape), preprocessing)
+    assert view.shape == (preprocessing.size, preprocessing.size, 3)
+    assert view.dtype == np.uint8
+
+
+def test_evaluation_view_crops_the_centre():
+    image = noise(32, 48)
+    np.testing.assert_array_equal(evaluation_view(image, CIFAR), image[:, 8:40])
+
+
+def test_upscaling_a_constant_keeps_it():
+    image = np.full((8, 8, 3), 77, np.uint8)
+    assert (evaluation_view(image, CIFAR) == 77).all()
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_evaluation_view_matches_torchvision_on_photographs(hymenoptera, interpolation):
+    """torchvision's Resize(256), CenterCrop(224), written out on Pillow alone."""
+    preprocessing = Preprocessing(224, 0.875, interpolation)
+    filter = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    differences, area = [], []
+    for file in sorted(hymenoptera.glob("val/*/*.jpg"))[::10]:
+        image = Image.open(file).convert("RGB")
+        width, height = image.size
+        if width < height:
+            resized = (256, int(256 * height / width))
+        else:
+            resized = (int(256 * width / height), 256)
+        left, top = (round((side - 224) / 2) for side in resized)
+        box = (left, top, left + 224, top + 224)
+        reference = np.asarray(image.resize(resized, filter[interpolation]).crop(box), np.int16)
+        decoded = decode(file.read_bytes(), file.name)
+        differences.append(np.abs(evaluation_view(decoded, preprocessing) - reference).mean())
+        opencv = cv2.resize(decoded, resized, interpolation=cv2.INTER_AREA)
+        area.append(np.abs(opencv[top : top + 224, left : left + 224] - reference).mean())
+    assert np.mean(differences) < 0.01  # in grey levels of 255: the two JPEG decoders
+    assert np.mean(area) > 0.5  # what OpenCV's closest filter would cost
+
+
+def test_training_view_without_augmentation_is_the_evaluation_view():
+    image = noise(40, 60)
+    view = training_view(image, CIFAR, AugmentConfig(), np.random.default_rng(0))
+    np.testing.assert_array_equal(view, evaluation_view(image, CIFAR))
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [
+        AugmentConfig(random_resized_crop=True),
+        AugmentConfig(random_resized_crop=True, crop_scale=(0.5, 1.0), flip=True),
+        AugmentConfig(pad_crop=4, flip=True),
+        AugmentConfig(colour_jitter=0.4),
+        AugmentConfig(pad_crop=4, flip=True, colour_jitter=1.0),
+    ],
+)
+@pytest.mark.parametrize("shape", [(32, 32), (8, 8), (50, 37)])
+def test_training_view_depends_on_the_generator_alone(augment, shape):
+    image = noise(*shape)
+    views = [training_view(image, CIFAR, augment, np.random.default_rng(seed)) for seed in range(9)]
+    assert all(view.shape == (32, 32, 3) and view.dtype == np.uint8 for view in views)
+    assert any((view != views[0]).any() for view in views)
+    again = [training_view(image, CIFAR, augment, np.random.default_rng(seed)) for seed in range(9)]
+    np.testing.assert_array_equal(views, again)
+
+
+@pytest.mark.parametrize("shape", [(2, 300), (300, 2), (1, 1)])
+def test_random_resized_crop_falls_back_to_the_centre_of_extreme_shapes(shape):
+    augment = AugmentConfig(random_resized_crop=True, crop_scale=(1.0, 1.0))
+    view = training_view(noise(*shape), CIFAR, augment, np.random.default_rng(0))
+    assert view.shape == (32, 32, 3)
+
+
+def test_flip_mirrors_half_of_the_views():
+    image = noise(32, 32)
+    rng = np.random.default_rng(0)
+    views = [training_view(image, CIFAR, AugmentConfig(flip=True), rng) for _ in range(400)]
+    mirrored = [np.array_equal(view, image[:, ::-1]) for view in views]
+    plain = [np.array_equal(view, image) for view in views]
+    assert all(a != b for a, b in zip(mirrored, plain, strict=True))
+    assert 160 < sum(mirrored) < 240  # 4 standard deviations around 200
+
+
+def test_pad_crop_reaches_every_offset_and_pads_with_zeros():
+    image = noise(32, 32)
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
+    windows = {padded[y : y + 32, x : x + 32].tobytes() for y in range(5) for x in range(5)}
+    rng = np.random.default_rng(0)
+    views = [training_view(image, CIFAR, AugmentConfig(pad_crop=2), rng) for _ in range(400)]
+    assert {view.tobytes() for view in views} == windows
+
+
+def test_random_resized_crop_stays_inside_the_range_of_areas():
+    ramp = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (200, 200, 3)).copy()
+    augment = AugmentConfig(random_resized_crop=True, crop_scale=(0.25, 0.25))
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        columns = training_view(ramp, CIFAR, augment, rng)[0, :, 0].astype(int)
+        width = (columns[-1] - columns[0]) * 32 / 31  # of a crop with a quarter of the area
+        assert 100 * (3 / 4) ** 0.5 - 4 < width < 100 * (4 / 3) ** 0.5 + 4
+
+
+def test_colour_jitter_moves_a_grey_image_by_brightness_only():
+    grey = np.full((32, 32, 3), 100, np.uint8)
+    rng = np.random.default_rng(0)
+    means = [training_view(grey, CIFAR, AugmentConfig(colour_jitter=0.2), rng) for _ in range(100)]
+    assert all(view.min() == view.max() for view in means)
+    levels = [int(view.flat[0]) for view in means]
+    assert 80 <= min(levels) < 90
+    assert 110 < max(levels) <= 120
+
+
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+@pytest.mark.parametrize("shape", [(4, 5, 3), (2, 4, 5, 3), (2, 2, 4, 5, 3)])
+def test_normalise_equals_numpy(order, shape):
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    preprocessing = Preprocessing(4, channel_order=order)
+    expected = (images / 255 - np.array(preprocessing.mean)) / np.array(preprocessing.std)
+    expected = expected[..., ::-1] if order == "BGR" else expected
+    actual = jax.jit(normalise, static_argnums=1)(images, preprocessing)
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Preprocessing(0), "size must be at least 1"),
+        (lambda: Preprocessing(224, crop=1.5), "crop must be above 0"),
+        (lambda: Preprocessing(224, interpolation="area"), "interpolation .* not 'area'"),
+        (lambda: Preprocessing(224, channel_order="GBR"), "channel_order .* not 'GBR'"),
+        (lambda: Preprocessing(224, std=(0.0, 1.0, 1.0)), "std above 0"),
+        (lambda: AugmentConfig(crop_scale=(0.5, 0.1)), "crop_scale .* 0.5 0.1"),
+        (lambda: AugmentConfig(pad_crop=-1), "pad_crop .* -1"),
+        (lambda: AugmentConfig(colour_jitter=2.0), "colour_jitter .* 2.0"),
+        (
+            lambda: AugmentConfig(random_resized_crop=True, pad_crop=4),
+            "random_resized_crop and pad_crop",
+        ),
+    ],
+)
+def test_contradictory_options_are_refused(build, message):
+    with pytest.raises(UserError, match=message) as error:
+        build()
+    assert "\n" not in str(error.value)
