@@ -16,11 +16,12 @@ reached 43.8 % in 8 one-cycle epochs; this run takes 18.
 Time: about an hour on 2 cores.
 """
 
-import logging
 import pathlib
+import sys
 
 import tyro
 
+from jxfer.commands.main import guard
 from jxfer.data.sources import DataConfig
 from jxfer.data.transforms import AugmentConfig
 from jxfer.train.config import TrainConfig
@@ -53,10 +54,9 @@ def main(run: pathlib.Path = pathlib.Path("runs/resnet20-cifar100")) -> None:
     Args:
       run: the run folder; copy its `model/` to `checkpoints/resnet20-cifar100` to ship it.
     """
-    logging.basicConfig(format="%(message)s")
     summary = train(CONFIG, run)
     print(f"held-out top-1: {summary['val_accuracy']:.2%} of {summary['val_examples']}")
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(guard(lambda: tyro.cli(main)))

@@ -1,1 +1,56 @@
-"""jxfer: transfer learning with image classifiers in JAX."""
+"""jxfer: transfer learning with image classifiers in JAX.
+
+The public API, imported when it is first used:
+
+- `list_architectures`, `list_zoo`: what there is to start from.
+- `ModelConfig`, `create_model`: a network with pretrained weights and a new head.
+- `TrainConfig` and its parts, `train`: a run, from a config to its summary.
+- `UserError`: what a person can cause.
+
+Images have one label each; multi-label classification is out of scope.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jxfer.data.sources import DataConfig as DataConfig
+    from jxfer.data.transforms import AugmentConfig as AugmentConfig
+    from jxfer.errors import UserError as UserError
+    from jxfer.losses.classification import LossConfig as LossConfig
+    from jxfer.models.registry import list_architectures as list_architectures
+    from jxfer.train.config import TrainConfig as TrainConfig
+    from jxfer.train.loop import train as train
+    from jxfer.transfer.optimizer import OptimizerConfig as OptimizerConfig
+    from jxfer.transfer.strategy import StrategyConfig as StrategyConfig
+    from jxfer.zoo.pretrained import ModelConfig as ModelConfig
+    from jxfer.zoo.pretrained import Pretrained as Pretrained
+    from jxfer.zoo.pretrained import create_model as create_model
+    from jxfer.zoo.store import list_zoo as list_zoo
+
+_HOMES = {
+    "AugmentConfig": "jxfer.data.transforms",
+    "DataConfig": "jxfer.data.sources",
+    "LossConfig": "jxfer.losses.classification",
+    "ModelConfig": "jxfer.zoo.pretrained",
+    "OptimizerConfig": "jxfer.transfer.optimizer",
+    "Pretrained": "jxfer.zoo.pretrained",
+    "StrategyConfig": "jxfer.transfer.strategy",
+    "TrainConfig": "jxfer.train.config",
+    "UserError": "jxfer.errors",
+    "create_model": "jxfer.zoo.pretrained",
+    "list_architectures": "jxfer.models.registry",
+    "list_zoo": "jxfer.zoo.store",
+    "train": "jxfer.train.loop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazily, so that `import jxfer` and `jxfer --help` do not wait for JAX.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'jxfer' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

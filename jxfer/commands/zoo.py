@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from jxfer import text
 from jxfer.data.transforms import Preprocessing
 from jxfer.errors import UserError
 from jxfer.models import registry
@@ -108,7 +109,7 @@ class Import:
         card = store.save(folder, card, result.variables, overwrite=self.overwrite)
         if self.json:
             report = dataclasses.asdict(result.report)
-            _print_json({"path": str(folder), "card": dataclasses.asdict(card), "report": report})
+            _show_json({"path": str(folder), "card": dataclasses.asdict(card), "report": report})
         else:
             print(_imported(card, folder, result.report))
 
@@ -145,9 +146,9 @@ class List:
     """Print a JSON list of cards."""
 
     def run(self) -> None:
-        entries = store.list_entries(self.zoo)
+        entries = store.list_zoo(self.zoo)
         if self.json:
-            _print_json(
+            _show_json(
                 [
                     {"path": str(e.path), **dataclasses.asdict(e.card), "name": e.name}
                     for e in entries
@@ -157,7 +158,7 @@ class List:
             print("no entries; add one with jxfer zoo import")
         else:
             header = ("name", "arch", "through", "parameters", "trained on", "classes", "accuracy")
-            print(_table([header, *(_row(entry) for entry in entries)]))
+            print(text.table([header, *(_row(entry) for entry in entries)]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,13 +176,13 @@ class Show:
         folder = store.resolve(self.entry, self.zoo)
         card = store.read_card(folder)
         if self.json:
-            _print_json({"path": str(folder), **dataclasses.asdict(card)})
+            _show_json({"path": str(folder), **dataclasses.asdict(card)})
             return
         rows: list[tuple[str, ...]] = [("path", str(folder))]
         for key, value in dataclasses.asdict(card).items():
             if value not in (None, "", ()):
                 rows.append((key.replace("_", " "), _shown(value)))
-        print(_table(rows))
+        print(text.table(rows))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +200,7 @@ class Verify:
         folder = store.resolve(self.entry, self.zoo)
         card = store.verify(folder)
         if self.json:
-            _print_json({"path": str(folder), "ok": True, "tensors_sha256": card.tensors_sha256})
+            _show_json({"path": str(folder), "ok": True, "tensors_sha256": card.tensors_sha256})
         else:
             print(f"{folder}: ok, {card.parameters:,} parameters, sha256 {card.tensors_sha256}")
 
@@ -230,15 +231,15 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def _read_class_names(text: str) -> tuple[str, ...]:
+def _read_class_names(given: str) -> tuple[str, ...]:
     """`a,b,c`, or a text file with a name on each line."""
-    if Path(text).is_file():
+    if Path(given).is_file():
         try:
-            lines = Path(text).read_text(encoding="utf-8").splitlines()
+            lines = Path(given).read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError:
-            raise UserError(f"--class-names {text}: not a text file in UTF-8") from None
+            raise UserError(f"--class-names {given}: not a text file in UTF-8") from None
     else:
-        lines = text.split(",")
+        lines = given.split(",")
     names = tuple(line.strip() for line in lines if line.strip())
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -258,8 +259,8 @@ def _imported(card: Card, folder: Path, report: Report) -> str:
 def _row(entry: store.Entry) -> tuple[str, ...]:
     card = entry.card
     if card.measured:
-        best = card.measured[-1]
-        accuracy = f"{best.accuracy:.2%} on {best.dataset} {best.split} (n = {best.n})"
+        last = card.measured[-1]
+        accuracy = f"{last.accuracy:.2%} on {last.dataset} {last.split} (n = {last.n})"
     elif card.reported_accuracy is not None:
         accuracy = f"{card.reported_accuracy:.2%} as reported"
     else:
@@ -283,14 +284,5 @@ def _shown(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict | tuple) else str(value)
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
-    """Left-aligned columns, as wide as their widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+def _show_json(value: Any) -> None:
+    print(text.to_json(value))

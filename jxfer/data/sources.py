@@ -53,17 +53,17 @@ class DataConfig:
     """
 
     source: str
-    """what to read: digits, tfds:NAME[/CONFIG][:VERSION] or folder:PATH"""
+    """What to read: digits, tfds:NAME[/CONFIG][:VERSION] or folder:PATH."""
     data_dir: str | None = None
-    """where tfds: datasets are prepared, a folder or gs://; else TFDS_DATA_DIR"""
+    """Where tfds: datasets are prepared, a folder or gs://; else TFDS_DATA_DIR."""
     split_seed: int = 0
-    """draws the validation split and the few-shot subset; not the run's seed"""
+    """Draws the validation split and the few-shot subset; not the run's seed."""
     val_fraction: float = 0.1
-    """part of each class held out for validation, where the data has no val split"""
+    """Part of each class held out for validation, where the data has no val split."""
     per_class: int | None = None
-    """train on this many images of each class, drawn after validation is held out; else on all"""
+    """Train on this many images of each class, drawn after validation is held out; else on all."""
     on_bad_image: Literal["error", "skip"] = "error"
-    """stop at an image that cannot be read, or decode all first and leave such images out"""
+    """Stop at an image that cannot be read, or decode all first and leave such images out."""
 
     def __post_init__(self) -> None:
         if self.split_seed < 0:

@@ -33,17 +33,17 @@ class Preprocessing:
     """
 
     size: int
-    """side of the square model input, in pixels"""
+    """Side of the square model input, in pixels."""
     crop: float = 1.0
-    """fraction of the resized short side that the centre crop keeps (timm's crop_pct)"""
+    """Fraction of the resized short side that the centre crop keeps (timm's crop_pct)."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """filter for resizing; antialiased when it shrinks"""
+    """Filter for resizing; antialiased when it shrinks."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """subtracted per channel; always listed as RGB, for pixels in [0, 1]"""
+    """Subtracted per channel; always listed as RGB, for pixels in [0, 1]."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """divided by per channel; always listed as RGB, for pixels in [0, 1]"""
+    """Divided by per channel; always listed as RGB, for pixels in [0, 1]."""
     channel_order: Literal["RGB", "BGR"] = "RGB"
-    """order in which the model takes the channels"""
+    """Order in which the model takes the channels."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -76,15 +76,15 @@ class AugmentConfig:
     """
 
     random_resized_crop: bool = False
-    """crop a random area and aspect ratio, resized to the model's input (ImageNet's recipe)"""
+    """Crop a random area and aspect ratio, resized to the model's input (ImageNet's recipe)."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
-    """smallest and largest area of that crop, as fractions of the image"""
+    """Smallest and largest area of that crop, as fractions of the image."""
     flip: bool = False
-    """mirror left and right with probability 1/2"""
+    """Mirror left and right with probability 1/2."""
     pad_crop: int = 0
-    """zero pixels added on each side before a random crop of the model's size (CIFAR's recipe)"""
+    """Zero pixels added on each side before a random crop of the model's size (CIFAR's recipe)."""
     colour_jitter: float = 0.0
-    """brightness, contrast and saturation are each scaled by 1 +- up to this"""
+    """Brightness, contrast and saturation are each scaled by 1 +- up to this."""
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale

@@ -96,6 +96,11 @@ _ROWS = (
 ARCHITECTURES: dict[str, Architecture] = {row.name: row for row in _ROWS}
 
 
+def list_architectures() -> list[str]:
+    """Names that `create` takes."""
+    return list(ARCHITECTURES)
+
+
 def architecture(name: str) -> Architecture:
     """Looks a name up.
 

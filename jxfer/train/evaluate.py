@@ -1,6 +1,8 @@
 """A pass over a split with one compiled step: figures, or the probabilities of each image."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,8 +15,17 @@ from jxfer.train import metrics, parallel, step
 from jxfer.trees import Tree
 
 
+@functools.lru_cache(maxsize=8)
+def _compiled(
+    make: Callable[[Model, Preprocessing], Callable[..., Any]],
+    model: Model,
+    preprocessing: Preprocessing,
+) -> Callable[..., Any]:
+    return parallel.compile_step(make(model, preprocessing))
+
+
 class Evaluator:
-    """Evaluates a model; compiled once, at the first call.
+    """Evaluates a model; compiled at the first call, once for all evaluators of an equal model.
 
     Args:
       batch_size: examples per step over all devices, rounded up to a multiple of their number.
@@ -24,8 +35,8 @@ class Evaluator:
         devices = jax.device_count()
         self._preprocessing = preprocessing
         self._batch_size = -(-batch_size // devices) * devices
-        self._eval_step = parallel.compile_step(step.make_eval_step(model, preprocessing))
-        self._predict_step = parallel.compile_step(step.make_predict_step(model, preprocessing))
+        self._eval_step = _compiled(step.make_eval_step, model, preprocessing)
+        self._predict_step = _compiled(step.make_predict_step, model, preprocessing)
 
     def evaluate(self, variables: Tree, source: Source) -> metrics.Evaluation:
         """Counts every example of the source once.

@@ -1,27 +1,18 @@
 """Training metrics between the device and the writers, read one step late."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jxfer.errors import UserError
 from jxfer.train import metrics, parallel
 from jxfer.train.metrics import Sums
+from jxfer.train.state import Plan
 from jxfer.train.writers import Clock, ProgressBar, Writers
-
-
-def rate_tables(rates: Mapping[str, optax.Schedule], total_steps: int) -> dict[str, np.ndarray]:
-    """Learning rates of all steps at once: a schedule called per line would queue on the device."""
-    steps = np.arange(total_steps)
-    return {
-        label: np.asarray(jax.vmap(lambda step, rate=rate: jnp.asarray(rate(step)))(steps))
-        for label, rate in rates.items()
-    }
 
 
 class TrainingLog:
@@ -31,21 +22,21 @@ class TrainingLog:
     not leave the device idle.
 
     Args:
-      rates: learning rate of each label, by step.
-      steps_per_epoch: for the `epoch` of each line.
+      plan: its learning rates stand on each line.
       open_sums: what `open_sums` returned when the checkpoint was saved.
     """
 
     def __init__(
-        self,
-        writers: Writers,
-        bar: ProgressBar,
-        rates: Mapping[str, np.ndarray],
-        steps_per_epoch: float,
-        open_sums: Iterable[Sums],
+        self, writers: Writers, bar: ProgressBar, plan: Plan, open_sums: Iterable[Sums]
     ) -> None:
         self._writers, self._bar = writers, bar
-        self._rates, self._steps_per_epoch = rates, steps_per_epoch
+        self._steps_per_epoch = plan.steps_per_epoch
+        # All steps at once: a schedule called line by line would queue on the device.
+        steps = np.arange(plan.total_steps)
+        self._rates = {
+            label: np.asarray(jax.vmap(lambda step, rate=rate: jnp.asarray(rate(step)))(steps))
+            for label, rate in plan.rates.items()
+        }
         self._open: list[Sums] = list(open_sums)
         self._ended: tuple[int, list[Sums]] | None = None
         self.clock = Clock()

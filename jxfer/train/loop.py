@@ -1,13 +1,14 @@
 """The loop. All side effects of training live here; the steps that it calls are pure."""
 
 import dataclasses
+import functools
 import logging
 import math
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
-from rich.console import Console
 
 from jxfer.data import loader
 from jxfer.data.sources import Splits
@@ -15,12 +16,14 @@ from jxfer.train import parallel, run_folder, summary
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import Evaluator
-from jxfer.train.log import TrainingLog, rate_tables
+from jxfer.train.log import TrainingLog
 from jxfer.train.metrics import Evaluation
-from jxfer.train.state import Setup, TrainState, set_up
+from jxfer.train.state import Plan, TrainState, set_up
 from jxfer.train.step import make_train_step
 from jxfer.train.writers import Clock, ProgressBar, Writers
 from jxfer.trees import Tree
+from jxfer.zoo import store
+from jxfer.zoo.pretrained import Pretrained
 
 _log = logging.getLogger("jxfer")
 
@@ -69,88 +72,87 @@ class _Best:
             self.step, self.correct = step, result.correct
 
 
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What stays the same from the first step to the summary."""
+
+    config: TrainConfig
+    folder: pathlib.Path
+    splits: Splits
+    pretrained: Pretrained
+    plan: Plan
+    initial: TrainState
+    evaluate_at: list[int]
+    evaluator: Evaluator
+    seconds: dict[str, float]
+    commit: str | None
+    quiet: bool
+
+
 def _train(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> dict[str, Any]:
     whole = Clock()
+    commit = summary.commit()  # of the code that is about to run, whatever is committed meanwhile
     parallel.check_batch(config.batch_size)
     splits = loader.load_splits(config.data)
     evaluate_at = evaluation_steps(config, len(splits.train))
-    steps_per_epoch = len(splits.train) / config.batch_size
-    setup = set_up(config, splits.train.class_names, evaluate_at[-1], steps_per_epoch)
-    initial = setup.initial_state()
-    if not quiet:
-        summary.print_start(config, splits, setup, initial, Console(stderr=True))
-    pretrained = setup.pretrained
-    evaluator = Evaluator(pretrained.model, pretrained.preprocessing, config.batch_size)
-    seconds = dict.fromkeys(("compile", "data_wait", "step", "eval"), 0.0)
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        final, best, images = _run_steps(
-            config,
-            folder,
-            splits,
-            setup,
-            initial,
-            evaluate_at,
-            evaluator,
-            checkpoints,
-            seconds,
-            quiet,
-        )
-        assert best.step is not None  # the last step evaluates
-        variables = checkpoints.restore_variables(best.step, initial)
-    test = None
-    if splits.test is not None:
-        clock = Clock()
-        test = evaluator.evaluate(parallel.replicate(variables), splits.test)
-        seconds["eval"] += clock.lap()
-    result = summary.build(config, splits, setup, initial, final, best.step, best.correct, test)
-    summary.save_model(folder / "model", config, splits, setup, variables, result)
-    timing = {"seconds": seconds | {"total": whole.lap()}}
-    busy = seconds["compile"] + seconds["data_wait"] + seconds["step"]
-    run_folder.write_json(
-        folder / "timing.json", timing | {"examples_per_second": images / busy if busy else None}
+    pretrained, plan = set_up(
+        config,
+        splits.train.class_names,
+        total_steps=evaluate_at[-1],
+        steps_per_epoch=len(splits.train) / config.batch_size,
     )
-    run_folder.write_json(folder / "summary.json", result)
-    return result
+    run = _Run(
+        config=config,
+        folder=folder,
+        splits=splits,
+        pretrained=pretrained,
+        plan=plan,
+        initial=plan.initial_state(pretrained.variables),
+        evaluate_at=evaluate_at,
+        evaluator=Evaluator(plan.model, plan.preprocessing, config.batch_size),
+        seconds=dict.fromkeys(("compile", "data_wait", "step", "eval"), 0.0),
+        commit=commit,
+        quiet=quiet,
+    )
+    if not quiet:
+        summary.print_start(splits, pretrained, plan, run.initial)
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        final, best, images = _take_steps(run, checkpoints)
+        assert best.step is not None  # the last step evaluates
+        variables = checkpoints.restore_variables(best.step, run.initial)
+    return _finish(run, final, best, variables, images, whole)
 
 
-def _run_steps(
-    config: TrainConfig,
-    folder: pathlib.Path,
-    splits: Splits,
-    setup: Setup,
-    initial: TrainState,
-    evaluate_at: list[int],
-    evaluator: Evaluator,
-    checkpoints: Checkpoints,
-    seconds: dict[str, float],
-    quiet: bool,
-) -> tuple[TrainState, _Best, int]:
-    """Takes the steps that are left; returns the last state, on the host, and the best step."""
-    total = evaluate_at[-1]
-    steps_per_epoch = len(splits.train) / config.batch_size
-    restored = checkpoints.restore_latest(initial)
-    host_state, progress = restored or (initial, {"best": {}, "open_sums": []})
+def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[TrainState, _Best, int]:
+    """Takes the steps that are left.
+
+    Returns:
+      (the last state, on the host; the best step; the number of images trained on).
+    """
+    config, plan, seconds = run.config, run.plan, run.seconds
+    total = plan.total_steps
+    restored = checkpoints.restore_latest(run.initial)
+    host_state, progress = restored or (run.initial, {"best": {}, "open_sums": []})
     best = _Best(**progress["best"])
     start = int(host_state.step)
     if restored:
-        _log.warning("%s resumes from step %d of %d", folder, start, total)
+        _log.warning("%s resumes from step %d of %d", run.folder, start, total)
     if start == total:
         return host_state, best, 0
     state = parallel.replicate(host_state)
-    train_step = parallel.compile_step(make_train_step(setup, config.loss), donate_state=True)
+    train_step = _compiled_train_step(plan)
     batches = parallel.shard(
         loader.train_batches(
-            splits.train,
-            setup.pretrained.preprocessing,
+            run.splits.train,
+            plan.preprocessing,
             config.augment,
             batch_size=config.batch_size,
             seed=config.seed,
             start_step=start,
         )
     )
-    with Writers(folder, start) as writers, ProgressBar(total, start, quiet) as bar:
-        rates = rate_tables(setup.rates, total)
-        log = TrainingLog(writers, bar, rates, steps_per_epoch, progress["open_sums"])
+    with Writers(run.folder, start) as writers, ProgressBar(total, start, run.quiet) as bar:
+        log = TrainingLog(writers, bar, plan, progress["open_sums"])
         clock = Clock()
         for step in range(start + 1, total + 1):
             batch = next(batches)
@@ -161,29 +163,60 @@ def _run_steps(
                 seconds["compile"] += clock.lap()
                 log.clock.lap()
             log.add(step, sums)
-            evaluating = step in evaluate_at
+            evaluating = step in run.evaluate_at
+            saving = evaluating or step % config.checkpoint_every == 0
             if evaluating or step % config.log_every == 0:
                 log.end_line(step)
-            saving = evaluating or step % config.checkpoint_every == 0
             if saving:
                 log.flush()
             seconds["step"] += clock.lap()
             if evaluating:
-                result = evaluator.evaluate(_variables(state), splits.val)
+                variables = {"params": state.params, "batch_stats": state.batch_stats}
+                result = run.evaluator.evaluate(variables, run.splits.val)
                 best.update(step, result)
                 figures = {f"val_{k}": v for k, v in dataclasses.asdict(result).items()}
-                writers.write(step, {"epoch": step / steps_per_epoch} | figures)
+                writers.write(step, {"epoch": step / plan.steps_per_epoch} | figures)
                 seconds["eval"] += clock.lap()
             if saving:
                 host_state = parallel.fetch(state)
-                open_sums = log.open_sums()
-                checkpoints.save(
-                    host_state, {"best": dataclasses.asdict(best), "open_sums": open_sums}
-                )
+                progress = {"best": dataclasses.asdict(best), "open_sums": log.open_sums()}
+                checkpoints.save(host_state, progress)
                 clock.lap()
                 log.clock.lap()
     return host_state, best, (total - start) * config.batch_size
 
 
-def _variables(state: TrainState) -> Tree:
-    return {"params": state.params, "batch_stats": state.batch_stats}
+@functools.lru_cache(maxsize=8)
+def _compiled_train_step(plan: Plan) -> Callable[..., Any]:
+    return parallel.compile_step(make_train_step(plan), donate_state=True)
+
+
+def _finish(
+    run: _Run, final: TrainState, best: _Best, variables: Tree, images: int, whole: Clock
+) -> dict[str, Any]:
+    """Reads the test split, once, and writes what the run leaves behind; the summary comes last."""
+    test = None
+    if run.splits.test is not None:
+        clock = Clock()
+        test = run.evaluator.evaluate(parallel.replicate(variables), run.splits.test)
+        run.seconds["eval"] += clock.lap()
+    result = summary.build(
+        run.splits,
+        run.pretrained,
+        run.plan,
+        run.initial,
+        final,
+        best=dataclasses.asdict(best),
+        test=test,
+        commit=run.commit,
+    )
+    card = summary.model_card(run.folder.name, run.config, run.pretrained, result)
+    store.save(run.folder / "model", card, variables, overwrite=True)
+    busy = sum(run.seconds[part] for part in ("compile", "data_wait", "step"))
+    timing = {
+        "seconds": run.seconds | {"total": whole.lap()},
+        "examples_per_second": images / busy if busy else None,
+    }
+    run_folder.write_json(run.folder / "timing.json", timing)
+    run_folder.write_json(run.folder / "summary.json", result)
+    return result

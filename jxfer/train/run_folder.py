@@ -13,9 +13,9 @@ from typing import Any
 
 from jxfer import trees
 from jxfer.errors import UserError
+from jxfer.json_fields import decode
 from jxfer.train import config as configs
 from jxfer.train.config import TrainConfig
-from jxfer.zoo.json_fields import decode
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The state of training, and its start: init -> load -> labels -> optimizer, in that order."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -9,10 +10,14 @@ import numpy as np
 import optax
 
 from jxfer import trees
+from jxfer.data.transforms import Preprocessing
+from jxfer.losses.classification import LossConfig
+from jxfer.models.registry import Model
 from jxfer.train.config import TrainConfig
 from jxfer.train.parallel import AXIS
 from jxfer.transfer import labels as label_rules
 from jxfer.transfer import optimizer, strategy
+from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.trees import Tree
 from jxfer.zoo.pretrained import Pretrained, create_model
 
@@ -33,45 +38,85 @@ class TrainState:
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup:
-    """All that is fixed once a phase starts."""
+class Plan:
+    """All that fixes the compiled train step, and nothing else: equal plans share one program."""
 
-    pretrained: Pretrained
+    model: Model
+    preprocessing: Preprocessing
     phase: strategy.Phase
-    labels: Tree
-    """A label for every parameter."""
-    trainable: frozenset[str]
-    """Paths of the parameters that move."""
-    train_norms: frozenset[str]
-    """Paths of the norm layers that normalise by the batch."""
-    rates: dict[str, optax.Schedule]
-    """Learning rate by step for each label."""
-    transform: optax.GradientTransformation
+    optimizer: OptimizerConfig
+    loss: LossConfig
+    total_steps: int
+    steps_per_epoch: float
+    folded: bool
+    """The norms were folded into the convolutions: the identity plus a bias."""
 
-    def initial_state(self) -> TrainState:
+    @functools.cached_property
+    def labels(self) -> Tree:
+        """A label for every parameter."""
+        return label_rules.label_tree(self.model.shapes()["params"], self.phase.rules)
+
+    @functools.cached_property
+    def trainable(self) -> frozenset[str]:
+        """Paths of the parameters that move."""
+        return label_rules.trainable(self.labels)
+
+    @functools.cached_property
+    def train_norms(self) -> frozenset[str]:
+        """Paths of the norm layers that normalise by the batch.
+
+        Folded norms never do: the moments of a batch would rescale every feature.
+        """
+        norm_paths = () if self.folded else self.model.norm_paths()
+        return label_rules.train_norms(self.labels, norm_paths)
+
+    @functools.cached_property
+    def rates(self) -> dict[str, optax.Schedule]:
+        """Learning rate by step for each label that trains."""
+        moving = {label for path, label in trees.flatten(self.labels).items() if self.moves(path)}
+        rates = optimizer.schedules(self.optimizer, self.total_steps, self.steps_per_epoch)
+        return {label: rates[label] for label in sorted(moving)}
+
+    @functools.cached_property
+    def transform(self) -> optax.GradientTransformation:
+        """The optimizer, over the trainable leaves alone."""
+        moving, _ = trees.split(self.labels, self.moves)
+        return optimizer.build(self.optimizer, moving, self.rates)
+
+    def moves(self, path: str) -> bool:
+        """Whether a parameter moves."""
+        return path in self.trainable
+
+    def adapts(self, path: str) -> bool:
+        """Whether a statistic, such as `stem/norm/mean`, moves."""
+        return path.rpartition("/")[0] in self.train_norms
+
+    def initial_state(self, variables: Tree) -> TrainState:
         """The state before the first step."""
-        variables = self.pretrained.variables
-        moving, _ = trees.split(variables["params"], self.trainable.__contains__)
+        moving, _ = trees.split(variables["params"], self.moves)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
             batch_stats=variables["batch_stats"],
-            opt_state=jax.jit(self.transform.init)(moving),
+            opt_state=_initial_opt_state(self, moving),
         )
 
-    def frozen_leaves(self, params: Tree, batch_stats: Tree) -> dict[str, np.ndarray]:
+    def frozen_leaves(self, state: TrainState) -> dict[str, np.ndarray]:
         """The leaves that training must not change, statistics included."""
-        _, frozen = trees.split(params, self.trainable.__contains__)
-        _, stored = trees.split(
-            batch_stats, lambda path: path.rpartition("/")[0] in self.train_norms
-        )
-        return trees.flatten({"params": frozen, "batch_stats": stored})
+        _, params = trees.split(state.params, self.moves)
+        _, batch_stats = trees.split(state.batch_stats, self.adapts)
+        return trees.flatten({"params": params, "batch_stats": batch_stats})
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _initial_opt_state(plan: Plan, moving: Tree) -> optax.OptState:
+    return plan.transform.init(moving)
 
 
 def set_up(
     config: TrainConfig, class_names: Sequence[str], total_steps: int, steps_per_epoch: float
-) -> Setup:
-    """Builds everything that the first step needs.
+) -> tuple[Pretrained, Plan]:
+    """Loads the model and plans its training.
 
     Raises:
       UserError: as `create_model`, `strategy.phases`, `labels.label_tree`, `optimizer.schedule`.
@@ -85,22 +130,14 @@ def set_up(
         zoo=config.zoo,
     )
     (phase,) = strategy.phases(config.strategy, pretrained.model.stages)
-    labels = label_rules.label_tree(pretrained.variables["params"], phase.rules)
-    trainable = label_rules.trainable(labels)
-    train_norms = label_rules.train_norms(labels, pretrained.model.norm_paths())
-    if pretrained.report.loaded and pretrained.card and pretrained.card.batchnorm == "folded":
-        # A folded norm is the identity plus a bias: batch moments would rescale every feature.
-        train_norms = frozenset()
-    pruned, _ = trees.split(labels, trainable.__contains__)
-    moving = set(trees.flatten(pruned).values())
-    schedules = optimizer.schedules(config.optimizer, total_steps, steps_per_epoch)
-    rates = {label: schedules[label] for label in sorted(moving)}
-    return Setup(
-        pretrained=pretrained,
+    plan = Plan(
+        model=pretrained.model,
+        preprocessing=pretrained.preprocessing,
         phase=phase,
-        labels=labels,
-        trainable=trainable,
-        train_norms=train_norms,
-        rates=rates,
-        transform=optimizer.build(config.optimizer, pruned, rates),
+        optimizer=config.optimizer,
+        loss=config.loss,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        folded=pretrained.folded,
     )
+    return pretrained, plan

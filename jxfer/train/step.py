@@ -8,46 +8,42 @@ import optax
 
 from jxfer import trees
 from jxfer.data.transforms import Preprocessing, normalise
-from jxfer.losses.classification import LossConfig, cross_entropy
+from jxfer.losses.classification import cross_entropy
 from jxfer.models.registry import Model
 from jxfer.train.metrics import Sums, evaluation_sums, training_sums
 from jxfer.train.parallel import AXIS
-from jxfer.train.state import Setup, TrainState
+from jxfer.train.state import Plan, TrainState
 from jxfer.trees import Tree
 
 Batch = dict[str, jax.Array]
 """`image` uint8 [B, H, W, 3], `label` int32 [B]; in evaluation also `mask` float32 [B]."""
 
 
-def make_train_step(
-    setup: Setup, loss: LossConfig
-) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
+def make_train_step(plan: Plan) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
     """One step of gradient descent.
 
     Only the trainable subtree is differentiated, so the backward pass ends where the frozen part
     begins, whatever stands around the optimizer. The returned sums are over all devices.
     """
-    model, preprocessing = setup.pretrained.model, setup.pretrained.preprocessing
+    smoothing = plan.loss.label_smoothing
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
-        moving, frozen = trees.split(state.params, setup.trainable.__contains__)
-        images = normalise(batch["image"], preprocessing)
+        moving, frozen = trees.split(state.params, plan.moves)
+        images = normalise(batch["image"], plan.preprocessing)
 
         def objective(moving: Tree) -> tuple[jax.Array, tuple[Tree, Sums]]:
             variables = {"params": trees.merge(moving, frozen), "batch_stats": state.batch_stats}
-            outputs, batch_stats = model.apply(variables, images, setup.train_norms)
-            losses = cross_entropy(outputs["logits"], batch["label"], loss.label_smoothing)
+            outputs, batch_stats = plan.model.apply(variables, images, plan.train_norms)
+            losses = cross_entropy(outputs["logits"], batch["label"], smoothing)
             sums = training_sums(losses, outputs["logits"], batch["label"])
             return jnp.mean(losses), (batch_stats, sums)
 
         gradients, (batch_stats, sums) = jax.grad(objective, has_aux=True)(moving)
         gradients = jax.lax.pmean(gradients, AXIS)
-        updates, opt_state = setup.transform.update(gradients, state.opt_state, moving)
+        updates, opt_state = plan.transform.update(gradients, state.opt_state, moving)
         moving = optax.apply_updates(moving, updates)
         # Stored averages are left out: a mean over devices could round them.
-        moved, stored = trees.split(
-            batch_stats, lambda path: path.rpartition("/")[0] in setup.train_norms
-        )
+        moved, stored = trees.split(batch_stats, plan.adapts)
         new_state = TrainState(
             step=state.step + 1,
             params=trees.merge(moving, frozen),

@@ -10,61 +10,52 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 
-from jxfer import trees
+from jxfer import text, trees
 from jxfer.data.sources import Splits
 from jxfer.train import config as configs
 from jxfer.train.config import TrainConfig
 from jxfer.train.metrics import Evaluation
-from jxfer.train.state import Setup, TrainState
-from jxfer.train.writers import table
+from jxfer.train.state import Plan, TrainState
 from jxfer.transfer.labels import FROZEN, LABELS
-from jxfer.trees import Tree
-from jxfer.zoo import store
 from jxfer.zoo.card import Card, Measurement
+from jxfer.zoo.pretrained import Pretrained
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def print_start(
-    config: TrainConfig, splits: Splits, setup: Setup, initial: TrainState, console: Console
-) -> None:
+def print_start(splits: Splits, pretrained: Pretrained, plan: Plan, initial: TrainState) -> None:
     """The start-up table: what was loaded; each group's parameters, rate and optimizer bytes."""
-    model, report = setup.pretrained.model, setup.pretrained.report
+    model = plan.model
     test = f"{len(splits.test)} test" if splits.test is not None else "no test split"
-    console.print(
-        f"{model.architecture.name} through {model.stages[-1]}, {config.strategy.name}: "
-        f"{len(splits.train)} train, {len(splits.val)} validation, {test}; "
-        f"{len(splits.train.class_names)} classes; {report}",
-        highlight=False,
-    )
-    counts, memory = parameters_by_label(setup), optimizer_bytes(setup, initial)
-    peaks = config.optimizer.peaks()
-    rows = [
-        [
-            label,
-            f"{counts[label]:,}",
-            "-" if label == FROZEN else f"{peaks[label]:.3g}",
-            f"{memory.get(label, 0):,}",
-        ]
-        for label in LABELS
-        if counts[label]
+    lines = [
+        f"{model.architecture.name} through {model.stages[-1]}, {plan.phase.name}: "
+        f"{len(splits.train)} train, {len(splits.val)} validation, {test}, "
+        f"{len(splits.train.class_names)} classes; {plan.total_steps} steps on "
+        f"{jax.device_count()} device{'s' if jax.device_count() > 1 else ''}",
+        f"weights: {pretrained.report}",
+        "",
     ]
-    columns = ["group", "parameters", "peak learning rate", "optimizer bytes"]
-    table("", columns, rows, console)
+    counts, memory = parameters_by_label(plan), optimizer_bytes(initial)
+    peaks = plan.optimizer.peaks()
+    rows = [("group", "parameters", "peak learning rate", "optimizer bytes")]
+    for label in LABELS:
+        if counts[label]:
+            rate = "-" if label == FROZEN else f"{peaks[label]:.3g}"
+            rows.append((label, f"{counts[label]:,}", rate, f"{memory.get(label, 0):,}"))
+    print("\n".join(lines) + text.table(rows), file=sys.stderr)
 
 
-def parameters_by_label(setup: Setup) -> dict[str, int]:
+def parameters_by_label(plan: Plan) -> dict[str, int]:
     """Number of parameters under each label."""
-    labels = trees.flatten(setup.labels)
+    labels = trees.flatten(plan.labels)
     counts = dict.fromkeys(LABELS, 0)
-    for path, leaf in trees.flatten(setup.pretrained.variables["params"]).items():
+    for path, leaf in trees.flatten(plan.model.shapes()["params"]).items():
         counts[labels[path]] += int(np.prod(leaf.shape))
     return counts
 
 
-def optimizer_bytes(setup: Setup, initial: TrainState) -> dict[str, int]:
+def optimizer_bytes(initial: TrainState) -> dict[str, int]:
     """Bytes of optimizer state under each label."""
     states = initial.opt_state.inner_states
     return {
@@ -74,27 +65,27 @@ def optimizer_bytes(setup: Setup, initial: TrainState) -> dict[str, int]:
 
 
 def build(
-    config: TrainConfig,
     splits: Splits,
-    setup: Setup,
+    pretrained: Pretrained,
+    plan: Plan,
     initial: TrainState,
     final: TrainState,
-    best_step: int,
-    val_correct: int,
+    *,
+    best: dict[str, int],
     test: Evaluation | None,
+    commit: str | None,
 ) -> dict[str, Any]:
     """`summary.json`: nothing in it depends on the clock."""
-    before = setup.frozen_leaves(initial.params, initial.batch_stats)
-    after = setup.frozen_leaves(final.params, final.batch_stats)
+    before, after = plan.frozen_leaves(initial), plan.frozen_leaves(final)
     unchanged = all(np.array_equal(before[path], after[path]) for path in before)
-    report = setup.pretrained.report
+    report = pretrained.report
     return {
-        "strategy": config.strategy.name,
-        "phases": [setup.phase.name],
+        "strategy": plan.phase.name,
+        "phases": [plan.phase.name],
         "classes": list(splits.train.class_names),
         "train_examples": len(splits.train),
-        "val_accuracy": val_correct / len(splits.val),
-        "val_correct": val_correct,
+        "val_accuracy": best["correct"] / len(splits.val),
+        "val_correct": best["correct"],
         "val_examples": len(splits.val),
         "test_accuracy": test.accuracy if test else None,
         "test_correct": test.correct if test else None,
@@ -102,15 +93,15 @@ def build(
         "test_top5_accuracy": test.top5_accuracy if test else None,
         "test_macro_f1": test.macro_f1 if test else None,
         "test_loss": test.loss if test else None,
-        "best_step": best_step,
+        "best_step": best["step"],
         "steps": int(final.step),
         "loaded": list(report.loaded),
         "reinitialised": list(report.reinitialised),
         "dropped": list(report.dropped),
         "skipped_images": list(splits.skipped),
-        "commit": commit(),
-        "parameters": parameters_by_label(setup),
-        "optimizer_state_bytes": optimizer_bytes(setup, initial),
+        "commit": commit,
+        "parameters": parameters_by_label(plan),
+        "optimizer_state_bytes": optimizer_bytes(initial),
         "frozen_unchanged": unchanged if before else None,
         "devices": jax.device_count(),
         "hosts": jax.process_count(),
@@ -119,29 +110,24 @@ def build(
     }
 
 
-def save_model(
-    folder: pathlib.Path,
-    config: TrainConfig,
-    splits: Splits,
-    setup: Setup,
-    variables: Tree,
-    summary: dict[str, Any],
-) -> None:
-    """The best model by validation as a zoo entry."""
-    pretrained, model = setup.pretrained, setup.pretrained.model
+def model_card(
+    name: str, config: TrainConfig, pretrained: Pretrained, summary: dict[str, Any]
+) -> Card:
+    """The card of a run's best model by validation."""
+    model = pretrained.model
     parent = pretrained.card if pretrained.report.loaded else None
     measured = []
     for split in ("val", "test"):
         correct, n = summary[f"{split}_correct"], summary[f"{split}_examples"]
         if n:
             measured.append(Measurement(config.data.source, split, correct / n, correct, n))
-    card = Card(
-        name=folder.parent.name,
+    return Card(
+        name=name,
         arch=model.architecture.name,
-        class_names=splits.train.class_names,
+        class_names=tuple(summary["classes"]),
         preprocessing=pretrained.preprocessing,
         through=None if model.stages == model.architecture.stages else model.stages[-1],
-        batchnorm=parent.batchnorm if parent else "standard",
+        batchnorm="folded" if pretrained.folded else "standard",
         dataset=config.data.source,
         licence=parent.licence if parent else "unknown",
         parent=parent.name if parent else None,
@@ -152,7 +138,6 @@ def save_model(
         command=shlex.join(sys.argv),
         commit=summary["commit"],
     )
-    store.save(folder, card, variables, overwrite=True)
 
 
 def commit() -> str | None:

@@ -9,7 +9,6 @@ from typing import Any
 import tensorboardX
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 
 class Writers:
@@ -94,13 +93,3 @@ class ProgressBar:
 
     def describe(self, text: str) -> None:
         self._progress.update(self._task, description=text)
-
-
-def table(title: str, columns: list[str], rows: list[list[str]], console: Console) -> None:
-    """Prints a table; the first column is text, the others are numbers."""
-    grid = Table(title=title, title_justify="left")
-    for i, column in enumerate(columns):
-        grid.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
-    for row in rows:
-        grid.add_row(*row)
-    console.print(grid)

@@ -1,6 +1,6 @@
 """The card of a zoo entry: what travels with the weights.
 
-After `json_fields`, before `store`, which reads and writes `card.json`.
+First of the zoo, before `store`, which reads and writes `card.json`.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from jxfer.data.transforms import Preprocessing
 from jxfer.errors import UserError
-from jxfer.zoo.json_fields import decode
+from jxfer.json_fields import decode
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,7 +45,12 @@ class Pretrained:
     preprocessing: Preprocessing
     report: Report
     card: Card | None
-    """The card of the weights; None for random ones."""
+    """The card of the weights, or of the entry that only gave the architecture."""
+
+    @property
+    def folded(self) -> bool:
+        """Whether the loaded norms were folded into the convolutions."""
+        return bool(self.report.loaded and self.card and self.card.batchnorm == "folded")
 
 
 def create_model(

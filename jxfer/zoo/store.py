@@ -27,7 +27,7 @@ TENSORS = "tensors"
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """An entry that `list_entries` found."""
+    """An entry that `list_zoo` found."""
 
     card: Card
     path: Path
@@ -179,7 +179,7 @@ def resolve(name_or_path: str | Path, zoo: str | None = None) -> Path:
     raise UserError(f"no path or zoo entry {str(name_or_path)!r} (searched {searched}); {hint}")
 
 
-def list_entries(zoo: str | None = None) -> list[Entry]:
+def list_zoo(zoo: str | None = None) -> list[Entry]:
     """All entries of the searched zoos by name; of equal names the first zoo's.
 
     Raises:

@@ -1,6 +1,6 @@
 """JSON -> frozen dataclasses, strictly: nothing missing, nothing unknown, nothing of another type.
 
-First in the zoo's flow; knows nothing of cards. `dataclasses.asdict` is the way back.
+Below `errors` in the flow. `dataclasses.asdict` is the way back.
 """
 
 import dataclasses

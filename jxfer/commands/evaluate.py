@@ -1,0 +1,145 @@
+"""`jxfer evaluate`: figures of a run or zoo entry on a data set."""
+
+import dataclasses
+import pathlib
+from typing import Annotated, Literal
+
+import scipy.stats
+import tyro
+
+from jxfer import text
+from jxfer.data import loader, sources
+from jxfer.data.sources import DataConfig, Source
+from jxfer.errors import UserError
+from jxfer.models import registry
+from jxfer.train import parallel, run_folder
+from jxfer.train.evaluate import Evaluator
+from jxfer.trees import Tree
+from jxfer.zoo import store
+from jxfer.zoo.card import Card
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationData:
+    """Which images; a run's own data unless given."""
+
+    source: str | None = None
+    """digits, tfds:NAME[/CONFIG][:VERSION] or folder:PATH."""
+    data_dir: str | None = None
+    """Where tfds: datasets are prepared, a folder or gs://; else TFDS_DATA_DIR."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """Stop at an image that cannot be read, or leave such images out."""
+
+
+def main(args: list[str]) -> int:
+    """Runs `jxfer evaluate ARGS` and returns the exit code."""
+
+    def evaluate(
+        model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+        data: EvaluationData = EvaluationData(),
+        split: str | None = None,
+        batch_size: int = 128,
+        zoo: str | None = None,
+        json: bool = False,
+    ) -> int:
+        """Evaluate a run's best model, or a zoo entry: every example once.
+
+        Args:
+          model: A run folder, or the name or folder of a zoo entry.
+          data: which images.
+          split: test, val or train; unless given the test split, else val, else the only one.
+          batch_size: Examples per step over all devices.
+          zoo: A folder of zoo entries that is searched first.
+          json: Print one JSON object.
+        """
+        folder = store.resolve(model, zoo)
+        card, variables = store.load(folder)
+        config = _data_config(pathlib.Path(model), data)
+        source = sources.open_for_evaluation(config, split)
+        skipped: tuple[str, ...] = ()
+        if config.on_bad_image == "skip":
+            source, skipped = loader.drop_unreadable(source)
+        _check_classes(card, source)
+        evaluator, replicated = build(card, variables, batch_size)
+        result = evaluator.evaluate(replicated, source)
+        low, high = scipy.stats.binomtest(result.correct, result.examples).proportion_ci(
+            method="wilson"
+        )
+        figures = dataclasses.asdict(result) | {
+            "errors": result.examples - result.correct,
+            "accuracy_interval": [float(low), float(high)],
+            "skipped_images": list(skipped),
+        }
+        if json:
+            print(text.to_json({"model": str(folder), "data": config.source, **figures}))
+            return 0
+        top5 = "-" if result.top5_accuracy is None else f"{result.top5_accuracy:.2%}"
+        rows = [
+            (
+                "examples",
+                "errors",
+                "accuracy",
+                "95 % interval (Wilson)",
+                "top-5",
+                "macro-F1",
+                "loss",
+            ),
+            (
+                str(result.examples),
+                str(result.examples - result.correct),
+                f"{result.accuracy:.2%}",
+                f"{low:.2%} to {high:.2%}",
+                top5,
+                f"{result.macro_f1:.4f}",
+                f"{result.loss:.4f}",
+            ),
+        ]
+        print(f"{card.name} on {config.source}")
+        print(text.table(rows))
+        if skipped:
+            print(f"{len(skipped)} unreadable images left out: {', '.join(skipped[:5])}")
+        return 0
+
+    return tyro.cli(
+        evaluate, prog="jxfer evaluate", args=args, config=(tyro.conf.FlagCreatePairsOff,)
+    )
+
+
+def build(card: Card, variables: Tree, batch_size: int) -> tuple[Evaluator, Tree]:
+    """An evaluator for an entry, and its variables on the devices.
+
+    Raises:
+      UserError: the entry has no head.
+    """
+    if not card.class_names:
+        raise UserError(f"{card.name} has no head, only a backbone; train one on it first")
+    model = registry.create(card.arch, len(card.class_names), through=card.through)
+    return Evaluator(model, card.preprocessing, batch_size), parallel.replicate(variables)
+
+
+def _data_config(model: pathlib.Path, data: EvaluationData) -> DataConfig:
+    if data.source is not None:
+        return DataConfig(data.source, data.data_dir, on_bad_image=data.on_bad_image)
+    if not (model / "config.json").is_file():
+        raise UserError(f"{model} is no run folder, so name the images: --data.source")
+    config = run_folder.read_config(model).data
+    return dataclasses.replace(
+        config, data_dir=data.data_dir or config.data_dir, on_bad_image=data.on_bad_image
+    )
+
+
+def _check_classes(card: Card, source: Source) -> None:
+    if source.class_names == card.class_names:
+        return
+    ours, theirs = set(card.class_names), set(source.class_names)
+    if ours == theirs:
+        raise UserError(f"the data lists the classes of {card.name} in another order")
+    raise UserError(
+        f"{card.name} knows {len(ours)} classes and the data has {len(theirs)}; only in the model: "
+        f"{_some(ours - theirs)}; only in the data: {_some(theirs - ours)}"
+    )
+
+
+def _some(names: set[str]) -> str:
+    shown = ", ".join(sorted(names)[:5]) or "none"
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

@@ -1,0 +1,65 @@
+"""The entry point: picks a command; what a person caused becomes one line and exit code 2."""
+
+import importlib
+import logging
+import sys
+from collections.abc import Callable
+
+from jxfer.errors import UserError
+
+COMMANDS = {
+    "train": "train a model, or resume or finish a run",
+    "evaluate": "accuracy of a run or zoo entry on a data set",
+    "predict": "class names and probabilities of images",
+    "zoo": "import, list, show and verify pretrained weights",
+}
+"""Each is a module of this package with `main(args) -> exit code`, imported when it is called."""
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs `jxfer ARGS` and returns the exit code."""
+    args = sys.argv[1:] if args is None else args
+    name = args[0] if args else "--help"
+    if name in ("-h", "--help"):
+        print(_usage())
+        return 0 if args else 2
+
+    def command() -> int:
+        if name not in COMMANDS:
+            raise UserError(f"no command {name!r}; there are {', '.join(COMMANDS)}")
+        return int(importlib.import_module(f"jxfer.commands.{name}").main(args[1:]))
+
+    return guard(command)
+
+
+def guard(program: Callable[[], int | None]) -> int:
+    """Runs a program with log lines on stderr; `UserError` is one line and exit code 2."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("jxfer: %(message)s"))
+    log = logging.getLogger("jxfer")
+    log.handlers = [handler]
+    log.propagate = False
+    try:
+        return program() or 0
+    except UserError as error:
+        print(f"jxfer: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("jxfer: interrupted; the same command resumes a run", file=sys.stderr)
+        return 130
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: jxfer COMMAND [OPTIONS]",
+            "",
+            "Transfer learning with image classifiers in JAX.",
+            "",
+            *lines,
+            "",
+            "jxfer COMMAND --help shows a command's options.",
+        ]
+    )

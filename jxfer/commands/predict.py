@@ -1,0 +1,113 @@
+"""`jxfer predict`: class names and probabilities of images."""
+
+import pathlib
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from jxfer import text
+from jxfer.commands import evaluate
+from jxfer.data.readers import IMAGE_EXTENSIONS
+from jxfer.data.sources import Example, Source
+from jxfer.errors import UserError
+from jxfer.zoo import store
+
+
+class FileSource(Source):
+    """Image files without labels (the label is 0)."""
+
+    def __init__(self, files: list[pathlib.Path]) -> None:
+        self.class_names = ()
+        self._files = files
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.zeros(len(self), np.int32)
+
+    def name(self, index: int) -> str:
+        return str(self._files[index])
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Example:
+        path = self._files[index]
+        try:
+            return Example(path.read_bytes(), 0, str(path))
+        except OSError as error:
+            raise UserError(f"image {path} cannot be read: {error.strerror}") from error
+
+
+def main(args: list[str]) -> int:
+    """Runs `jxfer predict ARGS` and returns the exit code."""
+
+    def predict(
+        model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+        images: Annotated[
+            tuple[pathlib.Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")
+        ],
+        top: int = 3,
+        batch_size: int = 32,
+        zoo: str | None = None,
+        json: bool = False,
+    ) -> int:
+        """Predict the classes of images with a run's best model, or a zoo entry.
+
+        Args:
+          model: A run folder, or the name or folder of a zoo entry.
+          images: Image files, or folders of them (with their sub-folders).
+          top: Classes shown for each image.
+          batch_size: Images per step over all devices.
+          zoo: A folder of zoo entries that is searched first.
+          json: Print a JSON list with the probabilities of all classes.
+        """
+        source = FileSource(find_images(images))
+        card, variables = store.load(store.resolve(model, zoo))
+        evaluator, replicated = evaluate.build(card, variables, batch_size)
+        probabilities = evaluator.probabilities(replicated, source)
+        order = np.argsort(-probabilities, axis=-1)
+        if json:
+            records = [
+                {
+                    "image": source.name(i),
+                    "class": card.class_names[order[i, 0]],
+                    "probability": float(row.max()),
+                    "probabilities": dict(zip(card.class_names, map(float, row), strict=True)),
+                }
+                for i, row in enumerate(probabilities)
+            ]
+            print(text.to_json(records))
+            return 0
+        rows = [("image", *(f"{k + 1}." for k in range(min(top, len(card.class_names)))))]
+        for i, row in enumerate(probabilities):
+            best = order[i, :top]
+            rows.append((source.name(i), *(f"{card.class_names[k]} {row[k]:.1%}" for k in best)))
+        print(text.table(rows))
+        return 0
+
+    return tyro.cli(
+        predict, prog="jxfer predict", args=args, config=(tyro.conf.FlagCreatePairsOff,)
+    )
+
+
+def find_images(paths: tuple[pathlib.Path, ...]) -> list[pathlib.Path]:
+    """Files as given, folders as their image files, sorted.
+
+    Raises:
+      UserError: nothing is given, a path is missing, a folder holds no image.
+    """
+    if not paths:
+        raise UserError("no image given; name image files or folders after the run")
+    files: list[pathlib.Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = [f for f in sorted(path.rglob("*")) if f.suffix.lower() in IMAGE_EXTENSIONS]
+            if not found:
+                raise UserError(f"folder {path} holds no image ({' '.join(IMAGE_EXTENSIONS)})")
+            files += found
+        elif path.exists():
+            files.append(path)
+        else:
+            raise UserError(f"image {path} does not exist")
+    return files

@@ -1,0 +1,78 @@
+import dataclasses
+import json
+
+import pytest
+
+from jxfer.zoo.card import Card, Measurement
+
+
+def full(card):
+    return dataclasses.replace(
+        card,
+        through="stage2",
+        reported_accuracy=0.9173,
+        measured=(Measurement("folder:ünïcode", "test", 0.75, 3, 4),),
+        config={"optimizer": {"learning_rate": 0.1}, "steps": [1, 2]},
+        seed=3,
+    )
+
+
+def test_round_trip(card):
+    text = full(card).to_json()
+    assert Card.from_json(text) == full(card)
+    assert Card.from_json(text).to_json() == text
+    assert "ünïcode" in text
+    assert text.endswith("}\n")
+
+
+def test_every_field_is_documented():
+    import inspect
+
+    source = inspect.getsource(Card)
+    for field in dataclasses.fields(Card):
+        after = source.split(f"    {field.name}: ", 1)[1].split("\n", 2)[1]
+        assert after.strip().startswith('"""'), field.name
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Card)])
+def test_a_missing_field_is_named(one_line, card, field):
+    value = json.loads(card.to_json())
+    del value[field]
+    with one_line("a/card.json", field, "missing"):
+        Card.from_json(json.dumps(value), "a/card.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"colour": 1}, ("unknown field colour",)),
+        ({"class_names": "cat"}, ("class_names must be a list",)),
+        ({"class_names": [1]}, ("class_names[0] must be text",)),
+        ({"preprocessing": None}, ("preprocessing must be an object",)),
+        ({"batchnorm": "frozen"}, ("batchnorm must be one of standard, folded",)),
+        ({"reported_accuracy": 91.7}, ("reported_accuracy", "91.7", "0.9173")),
+        ({"seed": 1.5}, ("seed must be an integer",)),
+    ],
+)
+def test_refuses(one_line, card, change, words):
+    value = json.loads(card.to_json()) | change
+    with one_line("card.json", *words):
+        Card.from_json(json.dumps(value))
+
+
+def test_a_bad_preprocessing_names_the_file(one_line, card):
+    value = json.loads(card.to_json())
+    value["preprocessing"]["size"] = 0
+    with one_line("a/card.json", "size"):
+        Card.from_json(json.dumps(value), "a/card.json")
+
+
+def test_not_json(one_line):
+    with one_line("a/card.json: not valid JSON"):
+        Card.from_json('{"name": ', "a/card.json")
+
+
+@pytest.mark.parametrize("bad", [(0.5, 3, 4), (1.25, 5, 4), (0.0, 0, 0)])
+def test_a_measurement_must_add_up(one_line, bad):
+    with one_line("measured"):
+        Measurement("d", "test", *bad)

@@ -1,0 +1,161 @@
+import hashlib
+import pathlib
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+
+from jxfer.zoo.readers import read_tensors
+
+TENSORS = {
+    "conv1.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
+    "bn1.bias": np.array([1.5, -2], np.float32),
+}
+
+
+def as_torch(prefix=""):
+    return {prefix + name: torch.from_numpy(array.copy()) for name, array in TENSORS.items()}
+
+
+def write(path: pathlib.Path, kind: str) -> pathlib.Path:
+    if kind == "npy":
+        path.mkdir()
+        for name, array in TENSORS.items():
+            np.save(path / f"{name}.npy", array)
+        return path
+    path = path.with_suffix(".safetensors" if kind == "safetensors" else ".pth")
+    if kind == "safetensors":
+        safetensors.numpy.save_file(TENSORS, path)
+    elif kind == "pth":
+        torch.save(as_torch(), path)
+    else:
+        torch.save({kind: as_torch("module."), "epoch": 3}, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["npy", "safetensors", "pth", "state_dict", "model"])
+def test_every_format_gives_the_same_arrays(tmp_path, kind):
+    path = write(tmp_path / "weights", kind)
+    tensors, digest = read_tensors(path)
+    assert tensors.keys() == TENSORS.keys()
+    for name, array in TENSORS.items():
+        np.testing.assert_array_equal(tensors[name], array)
+        assert tensors[name].dtype == array.dtype
+    if path.is_file():
+        assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_digest_of_a_folder_covers_names_and_bytes(tmp_path):
+    folder = write(tmp_path / "weights", "npy")
+    first = read_tensors(folder)[1]
+    assert read_tensors(write(tmp_path / "again", "npy"))[1] == first
+    (folder / "LICENSE").write_text("not a tensor")
+    assert read_tensors(folder)[1] == first
+    (folder / "bn1.bias.npy").rename(folder / "bn2.bias.npy")
+    assert read_tensors(folder)[1] != first
+
+
+def test_a_prefix_that_not_all_share_stays(tmp_path):
+    path = tmp_path / "w.safetensors"
+    arrays = {"module.a": np.zeros(1, np.float32), "b": np.zeros(1, np.float32)}
+    safetensors.numpy.save_file(arrays, path)
+    assert set(read_tensors(path)[0]) == {"module.a", "b"}
+
+
+def test_bfloat16_widens_without_loss(tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save({"a": torch.tensor([1.5, 3.0e38], dtype=torch.bfloat16)}, path)
+    array = read_tensors(path)[0]["a"]
+    assert array.dtype == np.float32
+    assert array[0] == 1.5
+
+
+def test_missing_path(one_line, tmp_path):
+    with one_line("w.pth", "no such file"):
+        read_tensors(tmp_path / "w.pth")
+
+
+def test_unknown_suffix(one_line, tmp_path):
+    (tmp_path / "w.onnx").touch()
+    with one_line("w.onnx", ".safetensors"):
+        read_tensors(tmp_path / "w.onnx")
+
+
+def test_empty_folder(one_line, tmp_path):
+    with one_line(str(tmp_path), "no .npy files"):
+        read_tensors(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".th"])
+@pytest.mark.parametrize("content", [b"", b"not weights", b"\x80\x02garbage"])
+def test_corrupt_file(one_line, tmp_path, suffix, content):
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(content)
+    with one_line(path.name, "cannot be read"):
+        read_tensors(path)
+
+
+def test_truncated_files(one_line, tmp_path):
+    for kind in ("safetensors", "pth"):
+        path = write(tmp_path / kind, kind)
+        path.write_bytes(path.read_bytes()[:-20])
+        with one_line(path.name, "cannot be read"):
+            read_tensors(path)
+    folder = write(tmp_path / "npy", "npy")
+    array = folder / "conv1.weight.npy"
+    array.write_bytes(array.read_bytes()[:-20])
+    with one_line("conv1.weight.npy", "cannot be read"):
+        read_tensors(folder)
+
+
+class Evil:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (pathlib.Path.touch, (self.mark,))
+
+
+def test_pickles_are_never_run(one_line, tmp_path):
+    mark = tmp_path / "mark"
+    torch.save({"a": Evil(mark)}, tmp_path / "w.pth")
+    (tmp_path / "w.th").write_bytes(pickle.dumps(Evil(mark)))
+    (tmp_path / "npy").mkdir()
+    np.save(tmp_path / "npy" / "a.npy", np.array([Evil(mark)], object), allow_pickle=True)
+    for name in ("w.pth", "w.th", "npy"):
+        with one_line("cannot be read"):
+            read_tensors(tmp_path / name)
+    assert not mark.exists()
+
+
+def test_something_else_than_tensors(one_line, tmp_path):
+    path = tmp_path / "w.pth"
+    for value, words in (
+        ([1, 2], ("holds a list", "state dict")),
+        ({"epoch": 3}, ("epoch is a int", "not a tensor")),
+        ({}, ("holds no tensors",)),
+    ):
+        torch.save(value, path)
+        with one_line("w.pth", *words):
+            read_tensors(path)
+
+
+def test_without_torch_the_extra_is_named(one_line, tmp_path, monkeypatch):
+    path = write(tmp_path / "w", "pth")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with one_line("w.pth", "pip install 'jxfer[torch]'"):
+        read_tensors(path)
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("depth", [20, 32, 44, 56])
+def test_digest_of_the_real_networks(test_data, depth):
+    (path,) = (test_data / "weights" / "cifar10-resnets").glob(f"resnet{depth}-*.th")
+    tensors, digest = read_tensors(path)
+    assert digest.startswith(path.stem.split("-")[1])
+    assert "conv1.weight" in tensors

@@ -1,0 +1,204 @@
+import dataclasses
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jxfer import trees
+from jxfer.errors import UserError
+from jxfer.zoo import store
+
+
+@pytest.fixture
+def entry(tmp_path, card, variables):
+    folder = tmp_path / "zoo" / "small"
+    store.save(folder, card, variables)
+    return folder
+
+
+def test_round_trip(tmp_path, card, variables):
+    saved = store.save(tmp_path / "deep" / "zoo" / "small", card, variables)
+    loaded, restored = store.load(tmp_path / "deep" / "zoo" / "small")
+    assert loaded == saved
+    assert saved.parameters == trees.size(variables["params"])
+    assert saved.tensors_sha256 == trees.sha256(variables)
+    assert saved.jxfer_version != ""
+    filled = ("parameters", "jxfer_version", "tensors_sha256", "files_sha256")
+    assert dataclasses.replace(saved, **{name: getattr(card, name) for name in filled}) == card
+    want, got = trees.flatten(variables), trees.flatten(restored)
+    assert want.keys() == got.keys()
+    for path, leaf in got.items():
+        assert type(leaf) is np.ndarray
+        assert leaf.dtype == np.float32
+        np.testing.assert_array_equal(leaf, want[path])
+
+
+def test_device_arrays_are_saved_as_host_arrays(tmp_path, card, variables):
+    saved = store.save(tmp_path / "e", card, jax.tree.map(jnp.asarray, variables))
+    assert saved.tensors_sha256 == trees.sha256(variables)
+    assert store.load(tmp_path / "e")[0] == saved
+
+
+def test_the_entry_holds_no_path_of_the_machine_and_few_files(entry):
+    files = [file for file in entry.rglob("*") if file.is_file()]
+    assert len(files) <= 16
+    for file in files:
+        assert str(entry.parent.parent).encode() not in file.read_bytes(), file
+        assert b".new-" not in file.read_bytes(), file
+    assert [path.name for path in entry.parent.iterdir()] == ["small"]
+
+
+def test_an_entry_is_not_overwritten_unless_asked(one_line, entry, card, variables):
+    with one_line("small exists"):
+        store.save(entry, card, variables)
+    store.save(entry, dataclasses.replace(card, notes="second"), variables, overwrite=True)
+    assert store.load(entry)[0].notes == "second"
+    assert [path.name for path in entry.parent.iterdir()] == ["small"]
+
+
+def test_what_is_no_entry_is_never_overwritten(one_line, tmp_path, card, variables):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").touch()
+    with one_line("thesis", "no zoo entry"):
+        store.save(tmp_path / "thesis", card, variables, overwrite=True)
+    assert (tmp_path / "thesis" / "chapter1.tex").exists()
+
+
+def test_a_failed_save_leaves_the_old_entry(entry, card, variables, monkeypatch):
+    def fail(folder, variables):
+        folder.mkdir(parents=True)
+        raise OSError("disk full")
+
+    monkeypatch.setattr(store, "_write_tensors", fail)
+    with pytest.raises(OSError, match="disk full"):
+        store.save(entry, card, variables, overwrite=True)
+    store.verify(entry)
+    assert [path.name for path in entry.parent.iterdir()] == ["small"]
+
+
+def test_a_flipped_byte_in_any_file_is_detected(one_line, entry):
+    for file in sorted(file for file in (entry / "tensors").rglob("*") if file.is_file()):
+        content = file.read_bytes()
+        flipped = bytearray(content)
+        flipped[len(content) // 2] ^= 1
+        file.write_bytes(flipped)
+        with one_line("small", "damaged"):
+            store.load(entry)
+        file.write_bytes(content)
+    store.verify(entry)
+
+
+def test_a_missing_or_truncated_file_is_detected(one_line, entry):
+    largest = max((entry / "tensors").rglob("*"), key=lambda file: file.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1])
+    with one_line("damaged"):
+        store.load(entry)
+    largest.unlink()
+    with one_line("damaged"):
+        store.load(entry)
+    shutil.rmtree(entry / "tensors")
+    with one_line("tensors", "missing"):
+        store.load(entry)
+
+
+def test_tensors_are_compared_too_where_the_files_agree(one_line, entry, card, variables):
+    """Other tensors with files that match their own digest: only the tensors' digest can tell."""
+    right = store.read_card(entry)
+    store.save(entry, card, {**variables, "batch_stats": {}}, overwrite=True)
+    other = store.read_card(entry)
+    mixed = dataclasses.replace(right, files_sha256=other.files_sha256)
+    (entry / "card.json").write_text(mixed.to_json())
+    with one_line("tensors_sha256"):
+        store.load(entry)
+
+
+def test_a_checkpoint_that_orbax_refuses_is_one_line(one_line, entry):
+    (entry / "tensors" / "_METADATA").write_text("{}")
+    digest = store._files_sha256(entry / "tensors")
+    card = dataclasses.replace(store.read_card(entry), files_sha256=digest)
+    (entry / "card.json").write_text(card.to_json())
+    with one_line("tensors", "cannot be restored"):
+        store.load(entry)
+
+
+def test_hidden_files_do_no_harm(entry):
+    (entry / "tensors" / ".DS_Store").touch()
+    store.verify(entry)
+
+
+def test_a_missing_or_broken_card(one_line, entry):
+    (entry / "card.json").write_bytes(b"\xff\xfe")
+    with one_line("card.json", "UTF-8"):
+        store.load(entry)
+    (entry / "card.json").unlink()
+    with one_line("card.json", "missing"):
+        store.load(entry)
+
+
+def test_search_order(tmp_path, monkeypatch, no_zoos):
+    names = ("argument", "variable", "data/jxfer/zoo", "shipped")
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setenv("JXFER_ZOO", str(tmp_path / "variable"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr(store, "_shipped_zoo", lambda: tmp_path / "shipped")
+    assert store.search_path(str(tmp_path / "argument")) == [tmp_path / name for name in names]
+    assert store.search_path() == [tmp_path / name for name in names[1:]]
+    assert store.write_place(str(tmp_path / "new")) == tmp_path / "new"
+    assert store.write_place() == tmp_path / "variable"
+    monkeypatch.delenv("JXFER_ZOO")
+    assert store.write_place() == tmp_path / "data" / "jxfer" / "zoo"
+
+
+def test_the_user_zoo_is_in_the_home_folder_by_default(monkeypatch, no_zoos):
+    monkeypatch.delenv("XDG_DATA_HOME")
+    assert store.write_place() == Path.home() / ".local" / "share" / "jxfer" / "zoo"
+
+
+def test_a_zoo_that_is_named_must_exist(one_line, tmp_path, no_zoos):
+    with one_line("--zoo", "nowhere"):
+        store.search_path(str(tmp_path / "nowhere"))
+
+
+def test_resolve(one_line, tmp_path, entry, monkeypatch, no_zoos):
+    zoo = str(entry.parent)
+    assert store.resolve("small", zoo) == entry
+    assert store.resolve(str(entry)) == entry
+    run = tmp_path / "run"
+    shutil.copytree(entry, run / "model")
+    assert store.resolve(run) == run / "model"
+    with one_line("'smal'", "did you mean small?", zoo):
+        store.resolve("smal", zoo)
+    with one_line("'small'", "no entries"):
+        store.resolve("small")
+    with one_line(str(tmp_path), "card.json"):
+        store.resolve(tmp_path)
+    # A local path wins over a name.
+    monkeypatch.chdir(tmp_path)
+    run.rename("small")
+    assert store.resolve("small", zoo).resolve() == tmp_path / "small" / "model"
+
+
+def test_list_zoo(tmp_path, entry, card, variables, monkeypatch, no_zoos):
+    second = tmp_path / "second"
+    store.save(second / "other", card, variables)
+    shutil.copytree(entry, second / "small")
+    shutil.copytree(entry, second / ".half.new-1")
+    monkeypatch.setenv("JXFER_ZOO", str(second))
+    entries = store.list_zoo(str(entry.parent))
+    assert [(e.name, e.path) for e in entries] == [("other", second / "other"), ("small", entry)]
+    assert entries[1].card == store.read_card(entry)
+    monkeypatch.delenv("JXFER_ZOO")
+    assert store.list_zoo() == []
+
+
+def test_all_shipped_entries_are_whole():
+    place = store._shipped_zoo()
+    for card in place.glob("*/card.json"):
+        try:
+            assert store.verify(card.parent).name == card.parent.name
+        except UserError as error:
+            pytest.fail(str(error))
