@@ -1,15 +1,21 @@
-"""Shared by all tests: eight fake devices, strict JAX settings, the folder of real data."""
+"""Shared by all tests: eight fake devices, strict JAX settings, small and real images."""
 
+import contextlib
 import os
 import pathlib
+import zipfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 
+import cv2
 import jax
+import numpy as np
 import pytest
+
+from jxfer.errors import UserError
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -23,3 +29,67 @@ def test_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip("no real data: set JXFER_TEST_DATA to the folder that holds it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def hymenoptera(test_data: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The ants and bees of the PyTorch transfer-learning tutorial, unzipped."""
+    folder = tmp_path_factory.mktemp("hymenoptera")
+    with zipfile.ZipFile(test_data / "hymenoptera_data.zip") as archive:
+        archive.extractall(folder)
+    return folder / "hymenoptera_data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory):
+    """Embedded sets are prepared once per test run, away from the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JXFER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def no_zoos(monkeypatch, tmp_path):
+    """No zoo but those that a test names."""
+    monkeypatch.delenv("JXFER_ZOO", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "nothing"))
+    monkeypatch.setattr("jxfer.zoo.store._shipped_zoo", lambda: tmp_path / "nothing")
+
+
+@pytest.fixture(scope="session")
+def one_line():
+    """`with one_line("a", "b"):` expects a UserError of one line that holds every word."""
+
+    @contextlib.contextmanager
+    def expect(*words):
+        with pytest.raises(UserError) as caught:
+            yield
+        message = str(caught.value)
+        assert "\n" not in message
+        for word in words:
+            assert word in message
+
+    return expect
+
+
+CLASSES = ("ants", "bees", "cats")
+
+
+def write_images(folder: pathlib.Path, per_class: int, seed: int) -> None:
+    """Noise of 32 px around a colour of the class's own, so that there is something to learn."""
+    rng = np.random.default_rng(seed)
+    for label, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True)
+        for i in range(per_class):
+            image = rng.integers(0, 200, (32, 32, 3))
+            image[..., label] += 55
+            cv2.imwrite(str(folder / name / f"{i:02}.png"), image.astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """36 training, 15 validation and 12 test images of 3 classes."""
+    root = tmp_path_factory.mktemp("images")
+    for seed, (split, per_class) in enumerate((("train", 12), ("val", 5), ("test", 4))):
+        write_images(root / split, per_class, seed)
+    return root

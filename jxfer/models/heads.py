@@ -3,15 +3,14 @@
 import flax.linen as nn
 import jax
 
+from jxfer.models.initialise import declared
+
 
 class LinearHead(nn.Module):
-    """One dense layer, `head/linear`: pooled features [B, C] -> logits [B, num_classes], float32.
-
-    The kernel starts at zero mean and variance 1/C (Flax's default), the bias at zero.
-    """
+    """One dense layer, `head/linear`: pooled [B, C] -> logits [B, num_classes], float32."""
 
     num_classes: int
 
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:
-        return nn.Dense(self.num_classes, name="linear")(features)
+        return nn.Dense(self.num_classes, kernel_init=declared, name="linear")(features)

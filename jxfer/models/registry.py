@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jxfer import trees
 from jxfer.data.transforms import CIFAR, IMAGENET, Preprocessing
 from jxfer.errors import UserError
+from jxfer.models import initialise
 from jxfer.models.resnet import BasicBlock, Bottleneck, NormPaths, ResNet
 from jxfer.trees import Tree
 
@@ -125,12 +126,18 @@ class Model:
     module: nn.Module
 
     def init(self, seed: int) -> Tree:
-        """Random variables, float32: `{"params": ..., "batch_stats": ...}`."""
-        return _init(self, seed)
+        """Random variables, NumPy float32: `{"params": ..., "batch_stats": ...}`."""
+        shapes = trees.flatten(self.shapes())
+        return trees.unflatten(
+            {path: initialise.draw(path, leaf.shape, seed) for path, leaf in shapes.items()}
+        )
 
+    @functools.cache  # noqa: B019 - models are few and live as long as the process
     def shapes(self) -> Tree:
         """The same tree as `init`, of `jax.ShapeDtypeStruct`; nothing is computed."""
-        return _plain(jax.eval_shape(functools.partial(_init_variables, self), 0))
+        # The shapes do not depend on the size of the image.
+        image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+        return _plain(jax.eval_shape(self.module.init, jax.random.key(0), image))
 
     def apply(
         self, variables: Tree, images: jax.Array, train_norms: NormPaths = frozenset()
@@ -189,16 +196,6 @@ def create(
         axis_name=sync_axis,
     )
     return Model(row, row.stages[: built + 1], num_classes, module)
-
-
-def _init_variables(model: Model, seed: int | jax.Array) -> Any:
-    # The parameters' shapes do not depend on the image size; 32 px keeps the trace small.
-    return model.module.init(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _init(model: Model, seed: int) -> Tree:
-    return _plain(_init_variables(model, seed))
 
 
 def _plain(tree: Any) -> Any:

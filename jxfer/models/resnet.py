@@ -18,11 +18,9 @@ import jax.numpy as jnp
 
 from jxfer.models.convolution import conv_general
 from jxfer.models.heads import LinearHead
+from jxfer.models.initialise import declared
 
 NormPaths = frozenset[str]
-
-# He et al. 2015b, "Delving Deep into Rectifiers", with fan-out as torchvision's ResNets use it.
-he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Conv(nn.Module):
@@ -35,7 +33,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", he_normal_fan_out, shape, jnp.float32)
+        kernel = self.param("kernel", declared, shape, jnp.float32)
         return conv_general(x, kernel, self.stride, self.kernel_size // 2)
 
 

@@ -55,8 +55,17 @@ class Checkpoints:
         Args:
           state: on the host.
           progress: JSON values; `progress["best"]["step"]` names the step that must be kept.
+
+        Raises:
+          UserError: a parameter is not finite.
         """
         tree = _to_tree(state)
+        for path, leaf in trees.flatten(state.params).items():
+            if not np.isfinite(leaf).all():
+                raise UserError(
+                    f"{path} is no longer finite at step {int(state.step)}; lower --optimizer.lr "
+                    "or set --optimizer.clip-norm, in a new run folder"
+                )
         checksums = {path: trees.crc32(leaf) for path, leaf in trees.flatten(tree).items()}
         self._manager.save(
             int(state.step),

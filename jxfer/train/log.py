@@ -66,8 +66,8 @@ class TrainingLog:
         loss, accuracy = float(total["loss"]) / examples, int(total["correct"]) / examples
         if not math.isfinite(loss):
             raise UserError(
-                f"the training loss became {loss} between steps {step - len(parts) + 1} and "
-                f"{step}; lower --optimizer.lr or set --optimizer.clip-norm, in a new run folder"
+                f"the training loss became {loss} in the line of metrics that ends at step {step}; "
+                "lower --optimizer.lr or set --optimizer.clip-norm, in a new run folder"
             )
         speed = examples / self.clock.lap()
         self._writers.write(

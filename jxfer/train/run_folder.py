@@ -17,6 +17,8 @@ from jxfer.json_fields import decode
 from jxfer.train import config as configs
 from jxfer.train.config import TrainConfig
 
+_LEFT_BY_A_KILL = (".lock", "config.json.tmp")  # before there was a config.json
+
 
 @contextlib.contextmanager
 def open_run(folder: pathlib.Path, config: TrainConfig) -> Iterator[None]:
@@ -28,7 +30,7 @@ def open_run(folder: pathlib.Path, config: TrainConfig) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; --run takes a folder")
     if folder.is_dir() and not (folder / "config.json").exists():
-        others = [entry.name for entry in folder.iterdir() if entry.name != ".lock"]
+        others = [entry.name for entry in folder.iterdir() if entry.name not in _LEFT_BY_A_KILL]
         if others:
             raise UserError(f"{folder} holds other files ({others[0]}); take a new folder as --run")
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +42,7 @@ def open_run(folder: pathlib.Path, config: TrainConfig) -> Iterator[None]:
             raise UserError(f"{folder}: another process is training here; wait for it") from error
         wanted = configs.to_dict(config)
         if (folder / "config.json").exists():
-            _check_same(folder, json.loads((folder / "config.json").read_text()), wanted)
+            _check_same(folder, _read_values(folder), wanted)
         else:
             write_json(folder / "config.json", wanted)
         yield
@@ -52,12 +54,7 @@ def read_config(folder: pathlib.Path) -> TrainConfig:
     Raises:
       UserError: there is none, or it is of another version.
     """
-    path = folder / "config.json"
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is no run folder: no readable config.json") from error
-    return decode(TrainConfig, values, str(path))
+    return decode(TrainConfig, _read_values(folder), str(folder / "config.json"))
 
 
 def read_summary(folder: pathlib.Path) -> dict[str, Any] | None:
@@ -74,6 +71,13 @@ def write_json(path: pathlib.Path, values: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _read_values(folder: pathlib.Path) -> Any:
+    try:
+        return json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is no run folder: no readable config.json") from error
 
 
 def _check_same(folder: pathlib.Path, found: Any, wanted: dict[str, Any]) -> None:

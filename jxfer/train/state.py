@@ -11,6 +11,7 @@ import optax
 
 from jxfer import trees
 from jxfer.data.transforms import Preprocessing
+from jxfer.errors import UserError
 from jxfer.losses.classification import LossConfig
 from jxfer.models.registry import Model
 from jxfer.train.config import TrainConfig
@@ -119,13 +120,20 @@ def set_up(
     """Loads the model and plans its training.
 
     Raises:
-      UserError: as `create_model`, `strategy.phases`, `labels.label_tree`, `optimizer.schedule`.
+      UserError: a strategy that transfers has no weights to start from; as `create_model`,
+        `strategy.phases`, `labels.label_tree`, `optimizer.schedule`.
     """
+    scratch = config.strategy.name == "scratch"
+    if config.model.arch and not config.model.weights and not scratch:
+        raise UserError(
+            f"{config.strategy.name} starts from pretrained weights: give --model.weights, "
+            "or --strategy.name scratch for random ones"
+        )
     pretrained = create_model(
         config.model,
         class_names,
         seed=config.seed,
-        scratch=config.strategy.name == "scratch",
+        scratch=scratch,
         sync_axis=AXIS if config.sync_bn else None,
         zoo=config.zoo,
     )

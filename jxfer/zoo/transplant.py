@@ -7,11 +7,11 @@ what is frozen or regularised towards the start is what was loaded.
 from collections.abc import Sequence
 from typing import Literal
 
-import jax
 import numpy as np
 
 from jxfer import trees
 from jxfer.errors import UserError
+from jxfer.models import initialise
 from jxfer.models.registry import Model
 from jxfer.trees import Tree
 from jxfer.zoo.card import Card
@@ -74,22 +74,9 @@ def transplant(
     raise_problems(f"{card.name} into {model.architecture.name}", problems)
 
     flat = {path: np.asarray(source[path]) for path in loaded}
-    flat |= _fresh(model, seed, reinitialised)
+    flat |= {path: initialise.draw(path, target[path].shape, seed) for path in reinitialised}
     report = Report(tuple(loaded), tuple(reinitialised), tuple(dropped))
     return trees.unflatten(dict(sorted(flat.items()))), report
-
-
-def _fresh(model: Model, seed: int, paths: Sequence[str]) -> dict[str, np.ndarray]:
-    """Some leaves of `model.init(seed)`, bit for bit.
-
-    Under one jit the compiler drops what makes the others, which takes it most of its time.
-    """
-
-    def some() -> dict[str, jax.Array]:
-        flat = trees.flatten(model.init(seed))
-        return {path: flat[path] for path in paths}
-
-    return {path: np.asarray(leaf) for path, leaf in jax.jit(some)().items()}
 
 
 def _part(path: str) -> str:

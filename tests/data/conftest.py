@@ -1,7 +1,6 @@
-"""Small image folders and the real ants and bees."""
+"""Small image folders."""
 
 import pathlib
-import zipfile
 from collections.abc import Callable
 
 import cv2
@@ -9,14 +8,6 @@ import numpy as np
 import pytest
 
 from jxfer.data.readers import FolderSource
-
-
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory):
-    """Embedded sets are prepared once per test run, away from the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JXFER_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture
@@ -39,12 +30,3 @@ def make_folder(tmp_path: pathlib.Path) -> Callable[[dict[str, int]], pathlib.Pa
 def source(make_folder) -> FolderSource:
     """33 images of 3 classes."""
     return FolderSource(make_folder({"a": 20, "b": 10, "c": 3}))
-
-
-@pytest.fixture(scope="session")
-def hymenoptera(test_data: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """The ants and bees of the PyTorch transfer-learning tutorial, unzipped."""
-    folder = tmp_path_factory.mktemp("hymenoptera")
-    with zipfile.ZipFile(test_data / "hymenoptera_data.zip") as archive:
-        archive.extractall(folder)
-    return folder / "hymenoptera_data"

@@ -1,0 +1,247 @@
+"""The command line as a person meets it: the main job, and what bad input gets."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from jxfer import trees
+from jxfer.commands.main import main
+from jxfer.models import registry
+from jxfer.zoo import store
+from jxfer.zoo.card import Card
+from tests import torch_reference
+
+TRAIN = ("--epochs", "2", "--batch-size", "8", "--model.arch", "resnet20")
+
+
+def train_command(run, images):
+    source = ("--run", str(run), "--data.source", f"folder:{images}")
+    return ["train", *source, *TRAIN, "--strategy.name", "scratch", "--optimizer.lr", "0.05"]
+
+
+@pytest.fixture(scope="module")
+def run(images, tmp_path_factory):
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert main([*train_command(folder, images), "--json"]) == 0
+    return folder
+
+
+def fails(capsys, *args):
+    """Runs a command that must fail; returns its one line of stderr."""
+    capsys.readouterr()
+    assert main(list(args)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.strip().splitlines()
+    return line
+
+
+def test_the_run_folder_holds_what_the_contract_lists(run):
+    expected = {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "summary.json",
+        "timing.json",
+        "model",
+    }
+    names = {path.name for path in run.iterdir()}
+    assert expected <= names
+    assert any(name.startswith("events") for name in names)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["classes"] == ["ants", "bees", "cats"]
+    assert (summary["train_examples"], summary["test_examples"]) == (36, 12)
+    assert summary["test_accuracy"] == summary["test_correct"] / 12
+    assert summary["parameters"]["frozen"] == 0
+    assert summary["frozen_unchanged"] is None
+    assert not any("second" in key or "time" in key for key in summary)
+    timing = json.loads((run / "timing.json").read_text())
+    assert set(timing["seconds"]) == {"compile", "data_wait", "step", "eval", "total"}
+
+
+def test_a_finished_run_says_so(run, images, capsys):
+    before = (run / "metrics.jsonl").read_bytes()
+    assert main(train_command(run, images)) == 0
+    assert "has finished" in capsys.readouterr().err
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_evaluate_agrees_with_the_summary(run, capsys):
+    assert main(["evaluate", str(run), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    summary = json.loads((run / "summary.json").read_text())
+    assert figures["correct"] == summary["test_correct"]
+    assert figures["loss"] == pytest.approx(summary["test_loss"], rel=1e-5)
+    low, high = figures["accuracy_interval"]
+    assert low <= figures["accuracy"] <= high
+
+
+def test_predict_agrees_with_evaluate(run, images, capsys):
+    assert main(["evaluate", str(run), "--json"]) == 0
+    correct = json.loads(capsys.readouterr().out)["correct"]
+    assert main(["predict", str(run), str(images / "test"), "--json"]) == 0
+    records = json.loads(capsys.readouterr().out)
+    assert len(records) == 12
+    assert sum(record["class"] in record["image"] for record in records) == correct
+    for record in records:
+        assert sum(record["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert record["probability"] == max(record["probabilities"].values())
+
+
+def test_predict_shows_names_and_probabilities(run, images, capsys):
+    image = images / "test" / "bees" / "00.png"
+    assert main(["predict", str(run), str(image), "--top", "2"]) == 0
+    header, row = capsys.readouterr().out.strip().splitlines()
+    assert header.split() == ["image", "1.", "2."]
+    assert str(image) in row
+    assert row.count("%") == 2
+
+
+def test_another_run_starts_from_a_run(run, images, tmp_path, capsys):
+    args = ("--run", str(tmp_path / "next"), "--data.source", f"folder:{images}")
+    more = ("--model.weights", str(run), "--strategy.name", "linear_probe", "--epochs", "1")
+    assert main(["train", *args, *more, "--batch-size", "8", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["frozen_unchanged"] is True
+    assert sorted(summary["reinitialised"]) == [
+        "params/head/linear/bias",
+        "params/head/linear/kernel",
+    ]
+    assert store.read_card(tmp_path / "next" / "model").parent == "run"
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("missing", "missing stage2/block0/conv1.weight"),
+        ("extra", "unexpected"),
+        ("shape", "shape"),
+        ("classes", "3 names"),
+    ],
+)
+def test_weights_that_do_not_fit(damage, words, tmp_path, capsys):
+    reference = torch_reference.create("resnet20", 4 if damage == "classes" else 3)
+    tensors = {k: np.ascontiguousarray(v.numpy()) for k, v in reference.state_dict().items()}
+    if damage == "missing":
+        del tensors["layer2.0.conv1.weight"]
+        words = "layer2.0.conv1.weight"
+    elif damage == "extra":
+        tensors["layer9.0.conv1.weight"] = np.zeros((1,), np.float32)
+    elif damage == "shape":
+        tensors["conv1.weight"] = np.zeros((16, 3, 5, 5), np.float32)
+    path = tmp_path / "net.safetensors"
+    safetensors.numpy.save_file(tensors, path)
+    line = fails(
+        capsys, "zoo", "import", str(path), "--arch", "resnet20", "--class-names", "a,b,c",
+        "--zoo", str(tmp_path / "zoo"),
+    )  # fmt: skip
+    assert words in line
+    assert not (tmp_path / "zoo" / "net").exists()
+
+
+def test_a_wrong_class_count(run, images, tmp_path, capsys):
+    two = tmp_path / "two"
+    for name in ("ants", "bees"):
+        shutil.copytree(images / "train" / name, two / name)
+    line = fails(capsys, "evaluate", str(run), "--data.source", f"folder:{two}")
+    assert "3 classes and the data has 2" in line
+    assert "cats" in line
+    line = fails(
+        capsys, "train", "--run", str(tmp_path / "r"), "--data.source", f"folder:{two}",
+        "--model.weights", str(run), "--model.head", "keep", "--batch-size", "8",
+    )  # fmt: skip
+    assert "3 classes and the data has 2" in line
+
+
+def test_data_folders_that_cannot_be_used(tmp_path, capsys):
+    one, empty, none = tmp_path / "one", tmp_path / "empty", tmp_path / "none"
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    for folder in (one / "cat", empty / "cat", empty / "dog", none / "cat", none / "dog"):
+        folder.mkdir(parents=True)
+    cv2.imwrite(str(one / "cat" / "0.png"), pixels)
+    cv2.imwrite(str(empty / "cat" / "0.png"), pixels)
+    for folder, words in (
+        (one, "at least two class folders"),
+        (empty, "dog holds no image"),
+        (none, "holds no image"),
+        (tmp_path / "absent", "does not exist"),
+    ):
+        line = fails(
+            capsys, "train", "--run", str(tmp_path / "r"), "--data.source", f"folder:{folder}",
+            "--model.arch", "resnet20", "--strategy.name", "scratch",
+        )  # fmt: skip
+        assert words in line
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--model.arch", "resnet21", "--strategy.name", "scratch"), "did you mean"),
+        (("--model.weights", "resnet20-cifar10O"), "did you mean"),
+        (("--model.arch", "resnet20"), "--strategy.name scratch"),
+        (
+            ("--model.arch", "resnet20", "--model.through", "stage7", "--strategy.name", "scratch"),
+            "stage1, stage2, stage3",
+        ),
+        (("--model.arch", "resnet20", "--batch-size", "12"), "16"),
+        (("--model.arch", "resnet20", "--epochs", "0"), "--epochs"),
+        ((), "--model.weights"),
+    ],
+)
+def test_options_that_contradict(options, words, images, tmp_path, capsys):
+    base = ("train", "--run", str(tmp_path / "r"), "--data.source", f"folder:{images}")
+    size = () if "--batch-size" in options else ("--batch-size", "8")
+    assert words in fails(capsys, *base, *size, *options)
+
+
+def test_a_typo_in_an_option_exits_with_2_and_suggests(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--run", "r", "--data.source", "digits", "--optimizer.lrr", "1"])
+    assert "--optimizer.lr" in capsys.readouterr().err
+
+
+def test_an_unreadable_image_is_named(images, tmp_path, capsys):
+    folder = tmp_path / "images"
+    shutil.copytree(images, folder)
+    (folder / "train" / "bees" / "00.png").write_bytes(b"not an image")
+    args = ("train", "--data.source", f"folder:{folder}", *TRAIN, "--strategy.name", "scratch")
+    line = fails(capsys, *args, "--run", str(tmp_path / "stops"), "--json")
+    assert "bees/00.png" in line
+    skip = (*args, "--run", str(tmp_path / "goes-on"), "--data.on-bad-image", "skip", "--json")
+    assert main(list(skip)) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["skipped_images"] == ["train/bees/00.png"]
+    assert summary["train_examples"] == 35
+
+
+def test_a_headless_entry_does_not_evaluate(tmp_path, images, capsys):
+    model = registry.create("resnet20", None)
+    shapes = trees.flatten(model.shapes())
+    zeros = trees.unflatten({path: np.zeros(s.shape, np.float32) for path, s in shapes.items()})
+    card = Card("base", "resnet20", (), model.architecture.preprocessing)
+    store.save(tmp_path / "base", card, zeros)
+    line = fails(capsys, "evaluate", str(tmp_path / "base"), "--data.source", f"folder:{images}")
+    assert "no head" in line or "classes" in line
+
+
+def test_help_is_quick_and_lists_the_commands():
+    code = "import sys; from jxfer.commands.main import main; main(['--help']); assert 'jax' not in sys.modules"  # noqa: E501
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for command in ("train", "evaluate", "predict", "zoo"):
+        assert f"  {command} " in shown.stdout
+
+
+def test_the_public_api_is_complete():
+    import jxfer
+
+    for name in dir(jxfer):
+        assert getattr(jxfer, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        jxfer.nothing  # noqa: B018

@@ -1,0 +1,140 @@
+"""Data flows down the list of modules, imports only upward."""
+
+import ast
+import pathlib
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jxfer"
+
+# A module may import those above it. `jxfer` itself is the public face and may import any.
+ORDER = [
+    "errors",
+    "trees",
+    "json_fields",
+    "text",
+    "data.embedded",
+    "data.prepared",
+    "data.subsets",
+    "data.readers",
+    "data.sources",
+    "data.transforms",
+    "data.loader",
+    "models.convolution",
+    "models.initialise",
+    "models.heads",
+    "models.resnet",
+    "models.registry",
+    "zoo.card",
+    "zoo.readers",
+    "zoo.report",
+    "zoo.torch_names",
+    "zoo.store",
+    "zoo.transplant",
+    "zoo.pretrained",
+    "transfer.labels",
+    "transfer.strategy",
+    "transfer.optimizer",
+    "losses.classification",
+    "train.config",
+    "train.parallel",
+    "train.metrics",
+    "train.state",
+    "train.step",
+    "train.checkpoint",
+    "train.evaluate",
+    "train.writers",
+    "train.log",
+    "train.run_folder",
+    "train.summary",
+    "train.loop",
+    "commands.zoo",
+    "commands.train",
+    "commands.evaluate",
+    "commands.predict",
+    "commands.main",
+    "__main__",
+]
+PACKAGES = {"data", "models", "zoo", "transfer", "losses", "train", "commands"}
+FILES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+MODULES = {name: path for name, path in FILES.items() if not name.endswith("__init__")}
+
+
+def imports(path: pathlib.Path) -> set[str]:
+    """Dotted names that a file imports, wherever the statement stands."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def own_imports(path: pathlib.Path) -> set[str]:
+    """The modules of jxfer among them: `jxfer.data.sources.Source` is `data.sources`."""
+    found = set()
+    for name in imports(path):
+        first, _, rest = name.partition(".")
+        if first == "jxfer":
+            parent = rest.rpartition(".")[0]
+            found.add(rest if rest in MODULES or rest in PACKAGES else parent)
+    return found
+
+
+def importers(*packages: str) -> set[str]:
+    """Modules that import one of these third-party packages."""
+    return {
+        name
+        for name, path in FILES.items()
+        if {imported.partition(".")[0] for imported in imports(path)} & set(packages)
+    }
+
+
+def test_the_list_holds_every_module_once():
+    assert len(set(ORDER)) == len(ORDER)
+    assert set(ORDER) == set(MODULES)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_only_those_above_it(name):
+    above = set(ORDER[: ORDER.index(name)])
+    assert own_imports(MODULES[name]) <= above
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - set(MODULES) - {"__init__"}))
+def test_a_package_itself_imports_nothing(name):
+    assert imports(FILES[name]) == set()
+
+
+def test_only_the_models_and_parallel_import_flax():
+    found = importers("flax")
+    assert found
+    assert {name for name in found if not name.startswith("models.")} == {"train.parallel"}
+
+
+def test_only_checkpoints_and_the_zoos_store_import_orbax():
+    assert importers("orbax") == {"train.checkpoint", "zoo.store"}
+
+
+def test_only_parallel_says_pmap():
+    assert {name for name, path in FILES.items() if "pmap" in path.read_text()} == {
+        "train.parallel"
+    }
+
+
+def test_this_test_sees_an_import_inside_a_function_and_for_types_alone(tmp_path):
+    file = tmp_path / "module.py"
+    file.write_text(
+        "import typing\n"
+        "if typing.TYPE_CHECKING:\n"
+        "    from jxfer.train import loop\n"
+        "def f():\n"
+        "    import jxfer.data.sources\n"
+        "    from jxfer.zoo.card import Card\n"
+    )
+    assert own_imports(file) == {"train.loop", "data.sources", "zoo.card"}

@@ -1,0 +1,121 @@
+"""A small folder of images, a small config on it, a pretrained entry, and a run in a process."""
+
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from jxfer import trees
+from jxfer.data.sources import DataConfig
+from jxfer.data.transforms import CIFAR, AugmentConfig
+from jxfer.models import registry
+from jxfer.train import config as configs
+from jxfer.train import run_folder
+from jxfer.train.checkpoint import Checkpoints
+from jxfer.train.config import TrainConfig
+from jxfer.train.state import TrainState, set_up
+from jxfer.transfer.optimizer import OptimizerConfig
+from jxfer.transfer.strategy import StrategyConfig
+from jxfer.trees import Tree
+from jxfer.zoo import store
+from jxfer.zoo.card import Card
+from jxfer.zoo.pretrained import ModelConfig
+
+CLASSES = ("ants", "bees", "cats")
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+RUN_AGAIN = (
+    "import sys, pathlib; from jxfer.train import loop, run_folder; "
+    "folder = pathlib.Path(sys.argv[1]); "
+    "loop.train(run_folder.read_config(folder), folder, quiet=True)"
+)
+
+
+@pytest.fixture(scope="session")
+def small_config(images: pathlib.Path) -> Callable[..., TrainConfig]:
+    """ResNet-20 through stage 1, from random weights, 16 images a step; fields by keyword."""
+
+    def make(**fields: object) -> TrainConfig:
+        small = {
+            "data": DataConfig(f"folder:{images}"),
+            "model": ModelConfig(arch="resnet20", through="stage1"),
+            "strategy": StrategyConfig("scratch"),
+            "optimizer": OptimizerConfig(lr=0.05),
+            "augment": AugmentConfig(flip=True, pad_crop=2),
+            "batch_size": 16,
+            "epochs": 4.0,
+            "log_every": 2,
+            "checkpoint_every": 4,
+        }
+        return TrainConfig(**{**small, **fields})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_entry(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Saves a random ResNet-20 through stage 2 as a zoo entry and returns its path."""
+
+    def make(batchnorm: str) -> str:
+        model = registry.create("resnet20", 10, through="stage2")
+        card = Card(
+            name=batchnorm,
+            arch="resnet20",
+            class_names=tuple("0123456789"),
+            preprocessing=CIFAR,
+            through="stage2",
+            batchnorm=batchnorm,
+        )
+        folder = tmp_path_factory.mktemp("zoo") / batchnorm
+        store.save(folder, card, model.init(7))
+        return str(folder)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def read_state() -> Callable[[TrainConfig, pathlib.Path], TrainState]:
+    """The newest checkpoint of a run, on the host."""
+
+    def read(config: TrainConfig, run: pathlib.Path) -> TrainState:
+        pretrained, plan = set_up(config, CLASSES, total_steps=100, steps_per_epoch=2.25)
+        like = plan.initial_state(pretrained.variables)
+        with Checkpoints(run / "checkpoints") as checkpoints:
+            state, _ = checkpoints.restore_latest(like)
+        return state
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def start_process() -> Callable[..., subprocess.Popen]:
+    """Starts, or resumes, a run in a process of its own, on `devices` fake devices."""
+
+    def start(config: TrainConfig, run: pathlib.Path, devices: int = 8) -> subprocess.Popen:
+        run.mkdir(parents=True, exist_ok=True)
+        if not (run / "config.json").exists():
+            run_folder.write_json(run / "config.json", configs.to_dict(config))
+        flag = f"--xla_force_host_platform_device_count={devices}"
+        return subprocess.Popen(
+            [sys.executable, "-c", RUN_AGAIN, str(run)],
+            env=os.environ | {"XLA_FLAGS": flag, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def assert_same_bits() -> Callable[[Tree, Tree], None]:
+    """Two trees of arrays have the same paths, and at each path the same bytes."""
+
+    def check(found: Tree, wanted: Tree) -> None:
+        found, wanted = trees.flatten(found), trees.flatten(wanted)
+        assert found.keys() == wanted.keys()
+        bits = {path: trees.crc32(found[path]) == trees.crc32(wanted[path]) for path in wanted}
+        assert [path for path, same in bits.items() if not same] == []
+
+    return check

@@ -1,0 +1,88 @@
+"""Which checkpoints stay, and that they come back as they were saved."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jxfer.train.checkpoint import Checkpoints
+from jxfer.train.state import TrainState
+
+
+def make_state(step):
+    params = {"head": {"linear": {"kernel": np.full((2, 3), step, np.float32)}}}
+    return TrainState(
+        step=np.int32(step),
+        params=params,
+        batch_stats={"stem": {"norm": {"mean": np.full(2, -step, np.float32)}}},
+        opt_state=optax.sgd(0.1, 0.9).init(params),
+    )
+
+
+def progress(best):
+    return {"best": {"step": best, "correct": 7}, "open_sums": [{"loss": 0.1, "examples": 3}]}
+
+
+def steps(folder):
+    return {int(path.name) for path in folder.iterdir() if path.name.isdigit()}
+
+
+def test_an_empty_folder_has_nothing_to_restore(tmp_path):
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.restore_latest(make_state(0)) is None
+
+
+def test_a_state_comes_back_with_its_bits_its_types_and_its_progress(tmp_path, assert_same_bits):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(3), progress(best=3))
+    with Checkpoints(tmp_path) as checkpoints:
+        state, found = checkpoints.restore_latest(make_state(0))
+    wanted = make_state(3)
+    assert found == progress(best=3)
+    assert int(state.step) == 3
+    assert_same_bits(state.params, wanted.params)
+    assert_same_bits(state.batch_stats, wanted.batch_stats)
+    assert isinstance(state.opt_state[0], optax.TraceState)
+    assert_same_bits(state.opt_state[0].trace, wanted.opt_state[0].trace)
+
+
+def test_the_two_latest_and_the_best_stay(tmp_path, assert_same_bits):
+    best = {1: 1, 2: 2, 3: 2, 4: 2, 5: 2, 6: 6}
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in range(1, 6):
+            checkpoints.save(make_state(step), progress(best[step]))
+        found = checkpoints.restore_variables(2, make_state(0))
+        assert_same_bits(found["params"], make_state(2).params)
+    assert steps(tmp_path) == {2, 4, 5}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(6), progress(best=6))
+    assert {5, 6} <= steps(tmp_path)
+
+
+def test_a_state_of_another_shape_is_not_taken(tmp_path, one_line):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(1), progress(best=1))
+        other = make_state(0)
+        other.params["head"]["linear"]["kernel"] = jnp.zeros((2, 4))
+        with one_line("checkpoint 1", "other shapes"):
+            checkpoints.restore_variables(1, other)
+
+
+def test_a_best_step_that_is_gone_is_an_error(tmp_path, one_line):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(1), progress(best=1))
+        with one_line("checkpoint 9", "damaged", "remove the run folder"):
+            checkpoints.restore_variables(9, make_state(0))
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_checkpoint_of_a_killed_save_is_not_seen(step, tmp_path):
+    """What a kill -9 during a save leaves."""
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(1), progress(best=1))
+    (tmp_path / f"{step}.orbax-checkpoint-tmp").mkdir()
+    with Checkpoints(tmp_path) as checkpoints:
+        state, _ = checkpoints.restore_latest(make_state(0))
+        assert int(state.step) == 1
+        checkpoints.save(make_state(2), progress(best=1))
+    assert steps(tmp_path) == {1, 2}

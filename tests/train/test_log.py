@@ -1,0 +1,149 @@
+"""Lines of training metrics: what they add up, and when they are written."""
+
+import json
+
+import pytest
+
+from jxfer.data.transforms import CIFAR
+from jxfer.losses.classification import LossConfig
+from jxfer.models import registry
+from jxfer.train.log import TrainingLog
+from jxfer.train.state import Plan
+from jxfer.train.writers import ProgressBar, Writers
+from jxfer.transfer.optimizer import OptimizerConfig
+from jxfer.transfer.strategy import StrategyConfig, phases
+
+
+@pytest.fixture(scope="module")
+def plan():
+    """20 steps, 5 an epoch; the rate falls to a tenth after each epoch."""
+    model = registry.create("resnet20", 3, through="stage1")
+    (phase,) = phases(StrategyConfig("full"), model.stages)
+    return Plan(
+        model=model,
+        preprocessing=CIFAR,
+        phase=phase,
+        optimizer=OptimizerConfig(lr=0.1, schedule="step", step_epochs=1.0),
+        loss=LossConfig(),
+        total_steps=20,
+        steps_per_epoch=5.0,
+        folded=False,
+    )
+
+
+@pytest.fixture
+def writers(tmp_path):
+    with Writers(tmp_path, 0) as opened:
+        yield opened
+
+
+@pytest.fixture
+def make_log(writers, plan):
+    def make(open_sums=()):
+        return TrainingLog(writers, ProgressBar(20, 0, quiet=True), plan, open_sums)
+
+    return make
+
+
+@pytest.fixture
+def lines(tmp_path):
+    def read():
+        text = (tmp_path / "metrics.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+    return read
+
+
+def sums(loss, correct, examples=4):
+    return {"loss": loss, "correct": correct, "examples": examples}
+
+
+def test_a_line_is_the_mean_over_its_steps(make_log, lines):
+    log = make_log()
+    for step, (loss, correct) in enumerate([(4.0, 1), (2.0, 2), (3.0, 4)], start=1):
+        log.add(step, sums(loss, correct))
+    log.end_line(3)
+    log.flush()
+    (line,) = lines()
+    assert line.pop("images_per_second") > 0
+    assert line == {
+        "step": 3,
+        "epoch": 0.6,
+        "train_loss": 0.75,
+        "train_accuracy": pytest.approx(7 / 12),
+        "lr/head": pytest.approx(0.1),
+        "lr/low_lr": pytest.approx(0.01),
+    }
+
+
+def test_the_rate_on_a_line_is_that_of_its_last_step(make_log, lines):
+    """The first decay is in the sixth step, the first of the second epoch."""
+    log = make_log()
+    for step in range(1, 7):
+        log.add(step, sums(1.0, 1))
+        log.end_line(step)
+    log.flush()
+    assert [line["lr/head"] for line in lines()] == pytest.approx([0.1] * 5 + [0.01])
+
+
+def test_a_line_is_written_when_the_next_step_is_on_its_way(make_log, lines):
+    log = make_log()
+    log.add(1, sums(1.0, 1))
+    log.end_line(1)
+    assert lines() == []
+    log.add(2, sums(1.0, 1))
+    assert [line["step"] for line in lines()] == [1]
+
+
+def test_the_step_that_releases_a_line_is_not_in_it(make_log, lines):
+    log = make_log()
+    log.add(1, sums(4.0, 0))
+    log.end_line(1)
+    log.add(2, sums(400.0, 4))
+    log.end_line(2)
+    log.flush()
+    assert [line["train_loss"] for line in lines()] == [1.0, 100.0]
+
+
+def test_an_open_line_goes_through_a_checkpoint(make_log, lines):
+    """Two steps before the checkpoint, one after it: the line is that of all three."""
+    before = make_log()
+    before.add(1, sums(4.0, 1))
+    before.add(2, sums(2.0, 2))
+    after = make_log(json.loads(json.dumps(before.open_sums())))
+    after.add(3, sums(3.0, 4))
+    after.end_line(3)
+    after.flush()
+    (line,) = lines()
+    assert line["train_loss"] == 0.75
+    assert line["train_accuracy"] == pytest.approx(7 / 12)
+
+
+def test_there_is_nothing_open_at_the_end_of_a_line(make_log):
+    log = make_log()
+    log.add(1, sums(1.0, 1))
+    log.end_line(1)
+    assert log.open_sums() == []
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_steps(loss, make_log, lines, one_line):
+    log = make_log()
+    for step in range(1, 5):
+        log.add(step, sums(loss if step == 4 else 1.0, 1))
+        if step % 2 == 0:
+            log.end_line(step)
+    with one_line(str(loss), "ends at step 4", "--optimizer.lr"):
+        log.flush()
+    assert [line["step"] for line in lines()] == [2]
+
+
+def test_a_loss_from_before_a_checkpoint_counts(make_log, one_line):
+    before = make_log()
+    before.add(1, sums(float("nan"), 1))
+    before.add(2, sums(1.0, 1))
+    after = make_log(before.open_sums())
+    after.add(3, sums(1.0, 1))
+    after.end_line(3)
+    with one_line("ends at step 3"):
+        after.flush()

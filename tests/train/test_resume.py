@@ -1,0 +1,173 @@
+"""A run that was killed, or whose checkpoint rots, ends with the same bits as one that was not."""
+
+import dataclasses
+import json
+import shutil
+import signal
+import time
+
+import jax
+import pytest
+
+from jxfer.train import loop, run_folder
+
+
+@pytest.fixture(scope="module")
+def config(small_config):
+    """18 steps, 2.25 an epoch: lines, checkpoints and epochs end at different steps."""
+    return small_config(epochs=8.0, eval_every=4.0, checkpoint_every=6)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config, tmp_path_factory):
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    loop.train(config, run, quiet=True)
+    return run
+
+
+@pytest.fixture
+def unfinished(undisturbed, tmp_path):
+    """The run as a kill after its last checkpoint, before the summary, would have left it."""
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    (run / "summary.json").unlink()
+    shutil.rmtree(run / "model")
+    return run
+
+
+def metrics(run):
+    """The lines of metrics.jsonl without the speed, which no two runs share."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+
+def summary(run):
+    """summary.json without the commit: the code may be edited while its tests run."""
+    found = json.loads((run / "summary.json").read_text())
+    del found["commit"]
+    return found
+
+
+def steps(run):
+    return sorted(int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdigit())
+
+
+def largest_file(run, step):
+    files = (path for path in (run / f"checkpoints/{step}/state").rglob("*") if path.is_file())
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+@pytest.fixture
+def assert_same_run(config, undisturbed, read_state, assert_same_bits):
+    """Parameters, statistics, optimizer state, metrics and summary agree to the last bit."""
+
+    def check(run):
+        found, wanted = read_state(config, run), read_state(config, undisturbed)
+        assert int(found.step) == int(wanted.step) == 18
+        assert_same_bits(found.params, wanted.params)
+        assert_same_bits(found.batch_stats, wanted.batch_stats)
+        assert_same_bits(by_path(found.opt_state), by_path(wanted.opt_state))
+        assert metrics(run) == metrics(undisturbed)
+        assert summary(run) == summary(undisturbed)
+
+    return check
+
+
+def by_path(opt_state):
+    leaves, _ = jax.tree_util.tree_flatten_with_path(opt_state)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def kill_after(process, run, step):
+    """Sends SIGKILL once metrics.jsonl holds a line of that step."""
+    lines = run / "metrics.jsonl"
+    while process.poll() is None and f'"step": {step},' not in (
+        lines.read_text() if lines.exists() else ""
+    ):
+        time.sleep(0.002)
+    process.kill()
+    _, complaint = process.communicate()
+    assert process.returncode == -signal.SIGKILL, complaint
+
+
+@pytest.mark.slow
+def test_kill_9_in_mid_epoch_changes_no_bit(config, tmp_path, start_process, assert_same_run):
+    run = tmp_path / "run"
+    # The save of step 9 waits for that of step 6, so there is a checkpoint to resume from.
+    kill_after(start_process(config, run), run, 10)
+    assert steps(run)
+    assert not (run / "summary.json").exists()
+    again = start_process(config, run)
+    _, output = again.communicate()
+    assert again.returncode == 0, output
+    assert "resumes from step" in output
+    assert_same_run(run)
+
+
+def flip_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+# A failed restore leaves Orbax's other reads behind, which complain that their loop has closed.
+orbax_noise = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@orbax_noise
+@pytest.mark.parametrize("damage", [flip_a_byte, truncate])
+def test_a_rotten_checkpoint_is_reported_and_the_one_before_taken(
+    damage, unfinished, config, caplog, assert_same_run
+):
+    before, newest = steps(unfinished)[-2:]
+    damage(largest_file(unfinished, newest))
+    loop.train(config, unfinished, quiet=True)
+    assert f"checkpoint {newest} is damaged" in caplog.text
+    assert f"resumes from step {before} of 18" in caplog.text
+    assert_same_run(unfinished)
+
+
+@orbax_noise
+def test_a_run_without_an_intact_checkpoint_is_an_error(unfinished, config, one_line):
+    for step in steps(unfinished):
+        truncate(largest_file(unfinished, step))
+    with one_line(str(unfinished), "no checkpoint is intact"):
+        loop.train(config, unfinished, quiet=True)
+
+
+def test_a_run_killed_after_its_last_step_only_writes_its_summary(
+    unfinished, config, assert_same_run
+):
+    loop.train(config, unfinished, quiet=True)
+    assert_same_run(unfinished)
+
+
+def test_another_config_is_refused_and_the_difference_shown(undisturbed, config, one_line):
+    optimizer = dataclasses.replace(config.optimizer, lr=0.5)
+    with one_line("another config", "optimizer.lr 0.05 -> 0.5", "seed 0 -> 3"):
+        loop.train(dataclasses.replace(config, optimizer=optimizer, seed=3), undisturbed)
+
+
+def test_a_finished_run_returns_its_summary_and_writes_nothing(undisturbed, config, caplog):
+    def files():
+        found = (path for path in undisturbed.rglob("*") if path.name != ".lock")
+        return {path: path.stat().st_mtime_ns for path in found}
+
+    before = files()
+    result = loop.train(config, undisturbed, quiet=True)
+    assert result == json.loads((undisturbed / "summary.json").read_text())
+    assert "has finished" in caplog.text
+    assert files() == before
+
+
+def test_a_second_process_on_a_live_run_is_refused(config, tmp_path, start_process):
+    run = tmp_path / "run"
+    with run_folder.open_run(run, config):
+        second = start_process(config, run)
+        _, output = second.communicate()
+    assert second.returncode == 1
+    assert "another process is training here" in output

@@ -1,0 +1,307 @@
+"""The optimizer and its schedules beside PyTorch's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+
+from jxfer.transfer.optimizer import OptimizerConfig, build, schedule, schedules
+
+STEPS = 12
+STEPS_PER_EPOCH = 2.0
+LABELS = {"backbone": {"kernel": "low_lr", "bias": "low_lr"}, "head": {"kernel": "head"}}
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Start parameters, and a gradient for each step that also depends on the parameters."""
+    rng = np.random.default_rng(0)
+    shapes = {"backbone/kernel": (4, 3), "backbone/bias": (3,), "head/kernel": (3, 2)}
+    start = {path: rng.normal(size=shape) for path, shape in shapes.items()}
+    slopes = [
+        {path: rng.normal(size=shape) for path, shape in shapes.items()} for _ in range(STEPS)
+    ]
+    return start, slopes
+
+
+def nested(flat):
+    backbone = {"kernel": flat["backbone/kernel"], "bias": flat["backbone/bias"]}
+    return {"backbone": backbone, "head": {"kernel": flat["head/kernel"]}}
+
+
+def flat(tree):
+    return {
+        "backbone/kernel": tree["backbone"]["kernel"],
+        "backbone/bias": tree["backbone"]["bias"],
+        "head/kernel": tree["head"]["kernel"],
+    }
+
+
+def run_ours(config, problem):
+    """Parameters after each step of gradient = 0.3 * parameter + slope, in float64 as torch's."""
+    start, slopes = problem
+    with jax.enable_x64(True):
+        return list(our_path(config, start, slopes))
+
+
+def our_path(config, start, slopes):
+    transform = build(config, LABELS, schedules(config, STEPS, STEPS_PER_EPOCH))
+
+    @jax.jit
+    def step(params, state, slope):
+        gradients = jax.tree.map(lambda p, s: 0.3 * p + s, params, slope)
+        updates, state = transform.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = jax.tree.map(jnp.asarray, nested(start))
+    state = transform.init(params)
+    for slope in slopes:
+        params, state = step(params, state, nested(slope))
+        yield jax.device_get(flat(params))
+
+
+def run_torch(make_optimizer, make_scheduler, problem):
+    start, slopes = problem
+    params = {path: torch.nn.Parameter(torch.tensor(array)) for path, array in start.items()}
+    optimizer = make_optimizer(params)
+    scheduler = make_scheduler(optimizer)
+    path = []
+    for slope in slopes:
+        for name, param in params.items():
+            param.grad = 0.3 * param.detach() + torch.tensor(slope[name])
+        optimizer.step()
+        scheduler.step()
+        path.append({name: param.detach().numpy().copy() for name, param in params.items()})
+    return path
+
+
+def assert_same_path(ours, theirs):
+    for found, wanted in zip(ours, theirs, strict=True):
+        for name in wanted:
+            np.testing.assert_allclose(found[name], wanted[name], rtol=1e-6)
+
+
+def constant(optimizer):
+    return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+def groups(params, weight_decay, decay_bias=False):
+    """PyTorch's parameter groups: the backbone's smaller rate, no decay of the bias."""
+    bias_decay = weight_decay if decay_bias else 0.0
+    return [
+        {"params": [params["backbone/kernel"]], "lr": 0.01, "weight_decay": weight_decay},
+        {"params": [params["backbone/bias"]], "lr": 0.01, "weight_decay": bias_decay},
+        {"params": [params["head/kernel"]], "lr": 0.1, "weight_decay": weight_decay},
+    ]
+
+
+@pytest.mark.parametrize("decay_bias", [False, True])
+@pytest.mark.parametrize(
+    ("momentum", "nesterov", "weight_decay"),
+    [(0.0, False, 0.0), (0.9, False, 0.0), (0.9, True, 0.0), (0.9, False, 0.1), (0.8, True, 0.1)],
+)
+def test_sgd_is_torchs(momentum, nesterov, weight_decay, decay_bias, problem):
+    config = OptimizerConfig(
+        name="sgd",
+        lr=0.1,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        decay_norm_and_bias=decay_bias,
+        schedule="constant",
+    )
+    theirs = run_torch(
+        lambda params: torch.optim.SGD(
+            groups(params, weight_decay, decay_bias), momentum=momentum, nesterov=nesterov
+        ),
+        constant,
+        problem,
+    )
+    assert_same_path(run_ours(config, problem), theirs)
+
+
+@pytest.mark.parametrize("decay_bias", [False, True])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_adamw_is_torchs(weight_decay, decay_bias, problem):
+    config = OptimizerConfig(
+        name="adamw",
+        lr=0.1,
+        weight_decay=weight_decay,
+        decay_norm_and_bias=decay_bias,
+        schedule="constant",
+    )
+    theirs = run_torch(
+        lambda params: torch.optim.AdamW(groups(params, weight_decay, decay_bias)),
+        constant,
+        problem,
+    )
+    assert_same_path(run_ours(config, problem), theirs)
+
+
+def test_the_step_schedule_is_torchs_step_lr(problem):
+    config = OptimizerConfig(lr=0.1, weight_decay=0.0, schedule="step", step_epochs=2.5)
+    theirs = run_torch(
+        lambda params: torch.optim.SGD(groups(params, 0.0), momentum=0.9),
+        lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, step_size=5, gamma=0.1),
+        problem,
+    )
+    assert_same_path(run_ours(config, problem), theirs)
+
+
+def torch_rates(make_scheduler, steps):
+    parameter = torch.nn.Parameter(torch.zeros(()))
+    optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
+    scheduler = make_scheduler(optimizer)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return np.array(rates)
+
+
+def our_rates(config, steps):
+    return np.asarray(jax.vmap(schedule(config, 0.1, steps, STEPS_PER_EPOCH))(np.arange(steps)))
+
+
+def test_cosine_is_torchs_cosine_annealing_to_zero():
+    theirs = torch_rates(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=50), 50)
+    np.testing.assert_allclose(our_rates(OptimizerConfig(), 50), theirs, rtol=1e-6, atol=1e-8)
+
+
+def test_warm_up_rises_evenly_to_the_peak_and_then_the_schedule_starts():
+    """Torch's LinearLR from 1/5 of the rate, then its cosine over what is left."""
+    config = OptimizerConfig(warmup_epochs=2.5)
+
+    def scheduler(optimizer):
+        ramp = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.2, total_iters=4)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=45)
+        return torch.optim.lr_scheduler.SequentialLR(optimizer, [ramp, cosine], milestones=[5])
+
+    ours = our_rates(config, 50)
+    assert ours[0] == pytest.approx(0.1 / 5)
+    np.testing.assert_allclose(ours, torch_rates(scheduler, 50), rtol=1e-5, atol=1e-8)
+
+
+def test_a_warm_up_of_one_step_starts_at_the_peak():
+    ours = our_rates(OptimizerConfig(warmup_epochs=0.5), 10)
+    np.testing.assert_allclose(ours[:2], 0.1, rtol=1e-6)
+
+
+def one_cycle_at(step, steps):
+    """Smith & Topin's cosine form: 1/25 of the peak, up over 30 %, down to 1e-4 of the start."""
+    top = int(0.3 * steps)
+    start, peak, end = 0.1 / 25, 0.1, 0.1 / 25 / 1e4
+    low, high, share = (
+        (start, peak, step / top) if step < top else (end, peak, 1 - (step - top) / (steps - top))
+    )
+    return low + (high - low) * (1 - np.cos(np.pi * share)) / 2
+
+
+@pytest.mark.parametrize("steps", [10, 97, 1000])
+def test_one_cycle_is_its_closed_form(steps):
+    wanted = [one_cycle_at(step, steps) for step in range(steps)]
+    ours = our_rates(OptimizerConfig(schedule="one_cycle"), steps)
+    np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-8)
+
+
+def test_one_cycle_is_torchs_but_for_half_a_step():
+    """Torch puts the peak at step 0.3 n - 1 and the end at step n - 1; optax one step later each.
+
+    So torch's rate lies between ours at this step and ours one step later.
+    """
+    steps = 1000
+    theirs = torch_rates(
+        lambda o: torch.optim.lr_scheduler.OneCycleLR(
+            o, max_lr=0.1, total_steps=steps, cycle_momentum=False
+        ),
+        steps,
+    )
+    rate = schedule(OptimizerConfig(schedule="one_cycle"), 0.1, steps, STEPS_PER_EPOCH)
+    ours = np.asarray(jax.vmap(rate)(np.arange(steps + 1)))
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-6)
+    assert ours[300] == pytest.approx(theirs[299], rel=1e-6)
+    assert ours[1000] == pytest.approx(theirs[999], rel=1e-3)
+    low, high = np.minimum(ours[:-1], ours[1:]), np.maximum(ours[:-1], ours[1:])
+    assert (theirs >= low - 1e-7).all()
+    assert (theirs <= high + 1e-7).all()
+
+
+def test_each_group_is_clipped_by_its_own_norm(problem):
+    """A large gradient of the head leaves the backbone's step alone."""
+    start, _ = problem
+    config = OptimizerConfig(
+        lr=0.1, momentum=0.0, weight_decay=0.0, schedule="constant", clip_norm=1.0
+    )
+    gradients = nested(
+        {
+            "backbone/kernel": np.full((4, 3), 0.1, np.float32),
+            "backbone/bias": np.full(3, 0.2, np.float32),
+            "head/kernel": np.full((3, 2), 50.0, np.float32),
+        }
+    )
+    transform = build(config, LABELS, schedules(config, STEPS, STEPS_PER_EPOCH))
+    params = nested(start)
+    updates, _ = transform.update(gradients, transform.init(params), params)
+    norm = np.sqrt(6 * 50.0**2)
+    np.testing.assert_allclose(updates["head"]["kernel"], -0.1 * 50 / norm, rtol=1e-6)
+    assert np.sqrt(12 * 0.1**2 + 3 * 0.2**2) < 1.0
+    np.testing.assert_allclose(updates["backbone"]["kernel"], -0.01 * 0.1, rtol=1e-6)
+    np.testing.assert_allclose(updates["backbone"]["bias"], -0.01 * 0.2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("decay_norm_and_bias", [False, True])
+def test_without_a_gradient_only_decay_moves_a_parameter(name, decay_norm_and_bias):
+    config = OptimizerConfig(
+        name=name,
+        lr=0.1,
+        weight_decay=0.5,
+        decay_norm_and_bias=decay_norm_and_bias,
+        schedule="constant",
+    )
+    params = {"conv": {"kernel": np.ones((1, 1, 2, 2), np.float32)}}
+    params["norm"] = {"scale": np.ones(2, np.float32), "bias": np.ones(2, np.float32)}
+    labels = jax.tree.map(lambda _: "head", params)
+    transform = build(config, labels, schedules(config, 10, 5.0))
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = transform.update(zeros, transform.init(params), params)
+    np.testing.assert_allclose(updates["conv"]["kernel"], -0.05, rtol=1e-6)
+    wanted = -0.05 if decay_norm_and_bias else 0.0
+    np.testing.assert_allclose(updates["norm"]["scale"], wanted, rtol=1e-6)
+    np.testing.assert_allclose(updates["norm"]["bias"], wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "slots"), [("sgd", 1), ("adamw", 2)])
+def test_a_frozen_leaf_has_no_state_and_does_not_move(name, slots, problem):
+    start, slopes = problem
+    params, gradients = jax.tree.map(np.float32, (nested(start), nested(slopes[0])))
+    config = OptimizerConfig(name=name, weight_decay=0.5, decay_norm_and_bias=True, clip_norm=1.0)
+    labels = {"backbone": {"kernel": "frozen", "bias": "frozen"}, "head": {"kernel": "head"}}
+    transform = build(config, labels, schedules(config, STEPS, STEPS_PER_EPOCH))
+    state = transform.init(params)
+    arrays = [leaf.shape for leaf in jax.tree.leaves(state) if leaf.ndim]
+    assert arrays == [params["head"]["kernel"].shape] * slots
+    updates, _ = transform.update(gradients, state, params)
+    assert not np.any(updates["backbone"]["kernel"])
+    assert not np.any(updates["backbone"]["bias"])
+    assert np.all(updates["head"]["kernel"] != 0)
+
+
+def test_the_backbone_takes_a_tenth_of_the_rate_unless_told():
+    assert OptimizerConfig(lr=0.5).peaks() == {"low_lr": 0.05, "head": 0.5}
+    assert OptimizerConfig(lr=0.5, backbone_lr=0.2).peaks() == {"low_lr": 0.2, "head": 0.5}
+    assert OptimizerConfig(lr=0.5, backbone_lr=0.0).peaks() == {"low_lr": 0.0, "head": 0.5}
+
+
+@pytest.mark.parametrize("warmup_epochs", [-1.0, 5.0, 9.0])
+def test_a_warm_up_that_does_not_fit_is_an_error(warmup_epochs, one_line):
+    with one_line("--optimizer.warmup-epochs", "shorter than the run"):
+        schedule(OptimizerConfig(warmup_epochs=warmup_epochs), 0.1, 10, 2.0)
+
+
+def test_one_cycle_takes_no_other_warm_up(one_line):
+    with one_line("--optimizer.warmup-epochs", "one_cycle"):
+        schedule(OptimizerConfig(schedule="one_cycle", warmup_epochs=1.0), 0.1, 10, 2.0)
