@@ -114,6 +114,7 @@ def _train(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> dict[str, 
         commit=commit,
         quiet=quiet,
     )
+    run_folder.write_config(folder, config)
     if not quiet:
         summary.print_start(splits, pretrained, plan, run.initial)
     with Checkpoints(folder / "checkpoints") as checkpoints:

@@ -22,7 +22,7 @@ _LEFT_BY_A_KILL = (".lock", "config.json.tmp")  # before there was a config.json
 
 @contextlib.contextmanager
 def open_run(folder: pathlib.Path, config: TrainConfig) -> Iterator[None]:
-    """Holds the folder for this process and writes `config.json`, or checks the one that is there.
+    """Holds the folder for this process and checks the config that is there, if there is one.
 
     Raises:
       UserError: the folder belongs to another config, to something else, or to a live process.
@@ -40,12 +40,15 @@ def open_run(folder: pathlib.Path, config: TrainConfig) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{folder}: another process is training here; wait for it") from error
-        wanted = configs.to_dict(config)
         if (folder / "config.json").exists():
-            _check_same(folder, _read_values(folder), wanted)
-        else:
-            write_json(folder / "config.json", wanted)
+            _check_same(folder, _read_values(folder), configs.to_dict(config))
         yield
+
+
+def write_config(folder: pathlib.Path, config: TrainConfig) -> None:
+    """From here on the folder belongs to this config: call it when the run is about to start."""
+    if not (folder / "config.json").exists():
+        write_json(folder / "config.json", configs.to_dict(config))
 
 
 def read_config(folder: pathlib.Path) -> TrainConfig:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 
@@ -14,7 +15,7 @@ def config(small_config):
 
 def open_once(folder, config):
     with run_folder.open_run(folder, config):
-        pass
+        run_folder.write_config(folder, config)
 
 
 def test_a_new_folder_gets_its_parents_and_the_config(tmp_path, config):
@@ -23,6 +24,12 @@ def test_a_new_folder_gets_its_parents_and_the_config(tmp_path, config):
     assert json.loads((run / "config.json").read_text()) == configs.to_dict(config)
     assert run_folder.read_config(run) == config
     assert run_folder.read_summary(run) is None
+
+
+def test_a_run_that_never_started_leaves_the_folder_to_another_config(tmp_path, config):
+    with run_folder.open_run(tmp_path, config):
+        pass
+    open_once(tmp_path, dataclasses.replace(config, seed=config.seed + 1))
 
 
 def test_the_same_config_opens_the_folder_again(tmp_path, config):
