@@ -33,11 +33,12 @@ def conv_general(images: jax.Array, kernel: jax.Array, stride: int, padding: int
       [B, H', W', C_out] with H' = (H + 2 * padding - kh) // stride + 1.
     """
     if jax.default_backend() == "cpu":
-        return _conv_cpu(images, kernel, stride, padding)
-    return _conv(images, kernel, stride, padding)
+        return conv_cpu(images, kernel, stride, padding)
+    return conv_xla(images, kernel, stride, padding)
 
 
-def _conv(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+def conv_xla(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    """`conv_general` with XLA's own gradients."""
     pads = ((padding, padding), (padding, padding))
     return lax.conv_general_dilated(
         images, kernel, (stride, stride), pads, dimension_numbers=_DIMENSIONS
@@ -45,26 +46,30 @@ def _conv(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> ja
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv_cpu(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    return _conv(images, kernel, stride, padding)
+def conv_cpu(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    """`conv_general` with the weight gradient written as matrix products.
+
+    Reverse mode, also twice, and `vmap` work; forward mode raises JAX's error for custom_vjp.
+    """
+    return conv_xla(images, kernel, stride, padding)
 
 
 def _forward(
     images: jax.Array, kernel: jax.Array, stride: int, padding: int
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _conv(images, kernel, stride, padding), (images, kernel)
+    return conv_xla(images, kernel, stride, padding), (images, kernel)
 
 
 def _backward(
     stride: int, padding: int, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     images, kernel = residuals
-    _, pull_back = jax.vjp(lambda x: _conv(x, kernel, stride, padding), images)
+    _, pull_back = jax.vjp(lambda x: conv_xla(x, kernel, stride, padding), images)
     (images_gradient,) = pull_back(gradient)
     return images_gradient, _kernel_gradient(images, gradient, kernel.shape, stride, padding)
 
 
-_conv_cpu.defvjp(_forward, _backward)
+conv_cpu.defvjp(_forward, _backward)
 
 
 def _kernel_gradient(
