@@ -62,7 +62,13 @@ class Evaluator:
         # A source smaller than a batch makes one batch of its own size.
         devices = jax.device_count()
         batch_size = min(self._batch_size, -(-len(source) // devices) * devices)
-        batches = loader.eval_batches(source, self._preprocessing, batch_size=batch_size)
+        batches = loader.eval_batches(
+            source,
+            self._preprocessing,
+            batch_size=batch_size,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+        )
         return parallel.shard(
             {name: array for name, array in batch.items() if name != "index"} for batch in batches
         )

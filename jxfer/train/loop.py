@@ -150,6 +150,8 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[TrainState, _Best,
             batch_size=config.batch_size,
             seed=config.seed,
             start_step=start,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
         )
     )
     with Writers(run.folder, start) as writers, ProgressBar(total, start, run.quiet) as bar:
