@@ -81,7 +81,8 @@ def _kernel_gradient(
 ) -> jax.Array:
     c_in = kernel_shape[2]
     run = 4 if c_in < 64 else 2
-    if kernel_shape[:2] == (3, 3) and (stride, padding) == (1, 1) and images.shape[2] % run == 0:
+    is_3x3 = kernel_shape[:2] == (3, 3) and (stride, padding) == (1, 1)
+    if is_3x3 and c_in >= 16 and images.shape[2] % run == 0:
         return _kernel_gradient_3x3(images, gradient, run)
     return _kernel_gradient_by_shifts(images, gradient, kernel_shape, stride, padding)
 

@@ -10,15 +10,16 @@ from jxfer.models.convolution import conv_general
 
 # batch, height, width, C_in, C_out, kernel, stride, padding
 SHAPES = {
-    "3x3 runs of 4": (2, 8, 8, 3, 5, 3, 1, 1),
+    "3x3 runs of 4": (2, 8, 8, 16, 5, 3, 1, 1),
+    "3x3 few channels": (2, 8, 8, 3, 5, 3, 1, 1),
     "3x3 runs of 4, wide": (2, 6, 12, 16, 16, 3, 1, 1),
-    "3x3 a single run": (2, 4, 4, 8, 4, 3, 1, 1),
+    "3x3 a single run": (2, 4, 4, 16, 4, 3, 1, 1),
     "3x3 runs of 2": (2, 6, 6, 64, 8, 3, 1, 1),
     "3x3 a single run of 2": (3, 2, 2, 64, 8, 3, 1, 1),
     "3x3 odd width": (2, 7, 7, 4, 6, 3, 1, 1),
-    "3x3 width no multiple of 4": (2, 6, 6, 4, 6, 3, 1, 1),
+    "3x3 width no multiple of 4": (2, 6, 6, 16, 6, 3, 1, 1),
     "3x3 odd width, many channels": (2, 5, 7, 64, 3, 3, 1, 1),
-    "3x3 one row": (2, 1, 8, 4, 6, 3, 1, 1),
+    "3x3 one row": (2, 1, 8, 16, 6, 3, 1, 1),
     "3x3 one pixel": (2, 1, 1, 4, 6, 3, 1, 1),
     "3x3 stride 2": (2, 8, 8, 4, 6, 3, 2, 1),
     "3x3 stride 2, odd": (2, 9, 7, 4, 6, 3, 2, 1),
