@@ -105,6 +105,9 @@ def open_embedded(name: str) -> Any:
 
 def _prepare(embedded: type[EmbeddedSet], folder: pathlib.Path) -> None:
     """Builds beside `folder`, then renames: whoever sees `folder` sees all of it."""
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()  # these sets take a second
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = tempfile.mkdtemp(prefix=".preparing-", dir=folder.parent)
     try:
