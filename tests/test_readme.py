@@ -13,7 +13,7 @@ def test_the_python_example_runs_and_prints_what_it_says(tmp_path, monkeypatch, 
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     # Eight fake devices: the example's default batch divides by them.
-    exec(compile(example, "README.md", "exec"), {})
+    exec(compile(example, "<example>", "exec"), {})
     out = capsys.readouterr().out
     (report,) = re.findall(r"print\(pretrained.report\)  # (.*)", example)
     assert report in out
