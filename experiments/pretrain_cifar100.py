@@ -26,7 +26,7 @@ from jxfer.commands.main import guard
 from jxfer.data.sources import DataConfig
 from jxfer.data.transforms import AugmentConfig
 from jxfer.train.config import TrainConfig
-from jxfer.train.loop import train
+from jxfer.train.loop import run_config
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import store
@@ -62,7 +62,7 @@ def main(
       run: The run folder.
       publish: A zoo folder, such as checkpoints, that gets the best model with a full card.
     """
-    summary = train(CONFIG, run)
+    summary = run_config(CONFIG, run)
     correct, examples = summary["val_correct"], summary["val_examples"]
     print(f"held-out top-1: {correct / examples:.2%} ({correct} of {examples})")
     if publish is None:

@@ -26,7 +26,7 @@ from jxfer import text
 from jxfer.commands.main import guard
 from jxfer.data.sources import DataConfig
 from jxfer.train.config import TrainConfig
-from jxfer.train.loop import train
+from jxfer.train.loop import run_config
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo.pretrained import ModelConfig
@@ -67,7 +67,7 @@ def main(out: pathlib.Path = pathlib.Path("runs/quickstart"), seeds: int = 4) ->
         for seed in range(seeds):
             run = out / f"{arm}-{seed}"
             print(f"{arm}, seed {seed} ...", file=sys.stderr)
-            summary = train(config(arm, seed), run, quiet=True)
+            summary = run_config(config(arm, seed), run, quiet=True)
             accuracy.setdefault(arm, []).append(100 * summary["test_accuracy"])
             timing = json.loads((run / "timing.json").read_text())
             seconds.setdefault(arm, []).append(timing["seconds"]["total"])

@@ -4,7 +4,7 @@ The public API, imported when it is first used:
 
 - `list_architectures`, `list_zoo`: what there is to start from.
 - `ModelConfig`, `create_model`: a network with pretrained weights and a new head.
-- `TrainConfig` and its parts, `train`: a run, from a config to its summary.
+- `TrainConfig` and its parts, `run_config`: a run, from a config to its summary.
 - `UserError`: what a person can cause.
 
 Images have one label each; multi-label classification is out of scope.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jxfer.losses.classification import LossConfig as LossConfig
     from jxfer.models.registry import list_architectures as list_architectures
     from jxfer.train.config import TrainConfig as TrainConfig
-    from jxfer.train.loop import train as train
+    from jxfer.train.loop import run_config as run_config
     from jxfer.transfer.optimizer import OptimizerConfig as OptimizerConfig
     from jxfer.transfer.strategy import StrategyConfig as StrategyConfig
     from jxfer.zoo.pretrained import ModelConfig as ModelConfig
@@ -41,7 +41,7 @@ _HOMES = {
     "create_model": "jxfer.zoo.pretrained",
     "list_architectures": "jxfer.models.registry",
     "list_zoo": "jxfer.zoo.store",
-    "train": "jxfer.train.loop",
+    "run_config": "jxfer.train.loop",
 }
 
 

@@ -25,7 +25,7 @@ def main(args: list[str]) -> int:
           run: The run folder: config, metrics, checkpoints, summary, and the best model.
           json: Print summary.json instead of a table.
         """
-        summary = loop.train(config, run, quiet=json)
+        summary = loop.run_config(config, run, quiet=json)
         if json:
             print(text.to_json(summary))
             return 0

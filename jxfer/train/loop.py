@@ -28,7 +28,9 @@ from jxfer.zoo.pretrained import Pretrained
 _log = logging.getLogger("jxfer")
 
 
-def train(config: TrainConfig, run: str | pathlib.Path, *, quiet: bool = False) -> dict[str, Any]:
+def run_config(
+    config: TrainConfig, run: str | pathlib.Path, *, quiet: bool = False
+) -> dict[str, Any]:
     """Trains, or resumes, or says that the run has finished.
 
     Args:

@@ -29,7 +29,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 RUN_AGAIN = (
     "import sys, pathlib; from jxfer.train import loop, run_folder; "
     "folder = pathlib.Path(sys.argv[1]); "
-    "loop.train(run_folder.read_config(folder), folder, quiet=True)"
+    "loop.run_config(run_folder.read_config(folder), folder, quiet=True)"
 )
 
 

@@ -33,7 +33,7 @@ def test_eight_devices_take_the_steps_of_one(small_config, make_entry, tmp_path,
         log_every=1,
     )
     alone = start_process(config, tmp_path / "one", devices=1)
-    loop.train(config, tmp_path / "eight", quiet=True)
+    loop.run_config(config, tmp_path / "eight", quiet=True)
     _, output = alone.communicate()
     assert alone.returncode == 0, output
     summaries = [

@@ -53,7 +53,7 @@ def test_frozen_leaves_keep_every_bit_and_all_others_move(
     strategy, frozen, make_config, entry, read_state, tmp_path
 ):
     config = make_config(strategy)
-    summary = loop.train(config, tmp_path / "run", quiet=True)
+    summary = loop.run_config(config, tmp_path / "run", quiet=True)
     state = read_state(config, tmp_path / "run")
     assert int(state.step) == 5
     pretrained, _ = prepare(config)

@@ -21,7 +21,7 @@ def config(small_config):
 @pytest.fixture(scope="module")
 def undisturbed(config, tmp_path_factory):
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    loop.train(config, run, quiet=True)
+    loop.run_config(config, run, quiet=True)
     return run
 
 
@@ -125,7 +125,7 @@ def test_a_rotten_checkpoint_is_reported_and_the_one_before_taken(
 ):
     before, newest = steps(unfinished)[-2:]
     damage(largest_file(unfinished, newest))
-    loop.train(config, unfinished, quiet=True)
+    loop.run_config(config, unfinished, quiet=True)
     assert f"checkpoint {newest} is damaged" in caplog.text
     assert f"resumes from step {before} of 18" in caplog.text
     assert_same_run(unfinished)
@@ -136,20 +136,20 @@ def test_a_run_without_an_intact_checkpoint_is_an_error(unfinished, config, one_
     for step in steps(unfinished):
         truncate(largest_file(unfinished, step))
     with one_line(str(unfinished), "no checkpoint is intact"):
-        loop.train(config, unfinished, quiet=True)
+        loop.run_config(config, unfinished, quiet=True)
 
 
 def test_a_run_killed_after_its_last_step_only_writes_its_summary(
     unfinished, config, assert_same_run
 ):
-    loop.train(config, unfinished, quiet=True)
+    loop.run_config(config, unfinished, quiet=True)
     assert_same_run(unfinished)
 
 
 def test_another_config_is_refused_and_the_difference_shown(undisturbed, config, one_line):
     optimizer = dataclasses.replace(config.optimizer, lr=0.5)
     with one_line("another config", "optimizer.lr 0.05 -> 0.5", "seed 0 -> 3"):
-        loop.train(dataclasses.replace(config, optimizer=optimizer, seed=3), undisturbed)
+        loop.run_config(dataclasses.replace(config, optimizer=optimizer, seed=3), undisturbed)
 
 
 def test_a_finished_run_returns_its_summary_and_writes_nothing(undisturbed, config, caplog):
@@ -158,7 +158,7 @@ def test_a_finished_run_returns_its_summary_and_writes_nothing(undisturbed, conf
         return {path: path.stat().st_mtime_ns for path in found}
 
     before = files()
-    result = loop.train(config, undisturbed, quiet=True)
+    result = loop.run_config(config, undisturbed, quiet=True)
     assert result == json.loads((undisturbed / "summary.json").read_text())
     assert "has finished" in caplog.text
     assert files() == before
