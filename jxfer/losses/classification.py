@@ -5,6 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jxfer.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
@@ -12,6 +14,10 @@ class LossConfig:
 
     label_smoothing: float = 0.0
     """Mass spread evenly over all classes (Szegedy et al. 2016, section 7)."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"--loss.label-smoothing {self.label_smoothing}: it must be in [0, 1)")
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:

@@ -80,22 +80,26 @@ class Checkpoints:
     def restore_latest(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest intact checkpoint, or None where there is none yet.
 
-        A rotten one is reported, deleted, and the one before it taken.
+        A rotten one is reported and the one before it taken; only then is the rotten one deleted,
+        since its step will be saved again.
 
         Args:
           like: a state of the same structure and shapes.
 
         Raises:
-          UserError: there are checkpoints, and none is intact.
+          UserError: there are checkpoints, and none is intact; one is intact and of other shapes.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
+        rotten = []
         for step in steps:
             try:
                 found = self._restore(step, like)
             except _Rotten as error:
                 _log.warning("checkpoint %d is damaged (%s); taking the one before", step, error)
-                self._manager.delete(step)
+                rotten.append(step)
             else:
+                for damaged in rotten:
+                    self._manager.delete(damaged)
                 return found
         if steps:
             raise UserError(f"{self._folder}: no checkpoint is intact; remove the run folder")
@@ -105,7 +109,7 @@ class Checkpoints:
         """Parameters and statistics of one step, on the host.
 
         Raises:
-          UserError: the step is missing or damaged.
+          UserError: the step is missing, damaged or of other shapes.
         """
         self._manager.wait_until_finished()
         try:
@@ -156,6 +160,11 @@ def _to_tree(state: TrainState) -> Tree:
 def _from_tree(tree: Tree, like: TrainState) -> TrainState:
     leaves, structure = jax.tree_util.tree_flatten_with_path(like.opt_state)
     stored = tree.get("opt_state", {})
+    if {_name(path) for path, _ in leaves} != set(stored):
+        raise UserError(
+            f"checkpoint {int(tree['step'])} is of another optimizer than this run's: the code "
+            "changed since; take a new folder as --run"
+        )
     opt_state = jax.tree.unflatten(structure, [stored[_name(path)] for path, _ in leaves])
     state = dataclasses.replace(
         like,
@@ -165,7 +174,10 @@ def _from_tree(tree: Tree, like: TrainState) -> TrainState:
         opt_state=opt_state,
     )
     if jax.tree.map(np.shape, state) != jax.tree.map(np.shape, like):
-        raise _Rotten("its leaves have other shapes than this run's")
+        raise UserError(
+            f"checkpoint {int(tree['step'])} holds leaves of other shapes than this run: the "
+            "classes or the code changed since; take a new folder as --run"
+        )
     return state
 
 

@@ -12,6 +12,7 @@ import jax
 
 from jxfer.data import loader
 from jxfer.data.sources import Splits
+from jxfer.errors import UserError
 from jxfer.train import parallel, run_folder, summary
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.config import TrainConfig
@@ -138,6 +139,16 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[TrainState, _Best,
     host_state, progress = restored or (run.initial, {"best": {}, "open_sums": []})
     best = _Best(**progress["best"])
     start = int(host_state.step)
+    data = {
+        "classes": list(run.splits.train.class_names),
+        "train_examples": len(run.splits.train),
+        "val_examples": len(run.splits.val),
+    }
+    if progress.setdefault("data", data) != data:
+        raise UserError(
+            f"{run.folder}: the data changed since this run began ({progress['data']} then, {data} "
+            "now); restore it, or take a new folder as --run"
+        )
     if restored:
         _log.warning("%s resumes from step %d of %d", run.folder, start, total)
     if start == total:
@@ -185,7 +196,7 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[TrainState, _Best,
             if saving:
                 host_state = parallel.fetch(state)
                 progress = {"best": dataclasses.asdict(best), "open_sums": log.open_sums()}
-                checkpoints.save(host_state, progress)
+                checkpoints.save(host_state, progress | {"data": data})
                 clock.lap()
                 log.clock.lap()
     return host_state, best, (total - start) * config.batch_size

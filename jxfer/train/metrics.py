@@ -32,7 +32,7 @@ def evaluation_sums(
     classes = logits.shape[-1]
     predicted = jnp.argmax(logits, -1)
     own = jnp.take_along_axis(logits, labels[:, None], -1)
-    rank = jnp.sum(logits > own, -1)
+    rank = jnp.sum(~(logits <= own), -1)  # written so that NaN is never among the best
 
     def per_class(index: jax.Array, counted: jax.Array) -> jax.Array:
         return jnp.zeros(classes, jnp.int32).at[index].add(counted.astype(jnp.int32))

@@ -46,6 +46,21 @@ class OptimizerConfig:
     step_factor: float = 0.1
     """For step: the factor of each decay."""
 
+    def __post_init__(self) -> None:
+        bounds = {
+            "lr": self.lr > 0,
+            "backbone_lr": self.backbone_lr is None or self.backbone_lr >= 0,
+            "momentum": 0 <= self.momentum < 1,
+            "weight_decay": self.weight_decay >= 0,
+            "clip_norm": self.clip_norm is None or self.clip_norm > 0,
+            "step_epochs": self.step_epochs > 0,
+            "step_factor": self.step_factor > 0,
+        }
+        for name, holds in bounds.items():
+            if not holds:
+                option = name.replace("_", "-")
+                raise UserError(f"--optimizer.{option} {getattr(self, name)}: it is out of range")
+
     def peaks(self) -> dict[str, float]:
         """Peak learning rate of each label that trains."""
         backbone = self.lr / 10 if self.backbone_lr is None else self.backbone_lr

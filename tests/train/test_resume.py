@@ -9,6 +9,7 @@ import time
 import jax
 import pytest
 
+from jxfer.data.sources import DataConfig
 from jxfer.train import loop, run_folder
 
 
@@ -171,3 +172,24 @@ def test_a_second_process_on_a_live_run_is_refused(config, tmp_path, start_proce
         _, output = second.communicate()
     assert second.returncode == 1
     assert "another process is training here" in output
+
+
+def test_data_that_changed_is_an_error_that_loses_nothing(small_config, images, tmp_path, one_line):
+    data = tmp_path / "images"
+    shutil.copytree(images, data)
+    config = small_config(data=DataConfig(f"folder:{data}"), epochs=1.0)
+    run = tmp_path / "run"
+    loop.run_config(config, run, quiet=True)
+    (run / "summary.json").unlink()
+    kept = sorted(path.name for path in (run / "checkpoints").iterdir())
+
+    for split in ("train", "val", "test"):
+        shutil.copytree(data / split / "ants", data / split / "wasps")
+    with one_line("other shapes", "--run"):
+        loop.run_config(config, run, quiet=True)
+    for split in ("train", "val", "test"):
+        shutil.rmtree(data / split / "wasps")
+    next((data / "train" / "bees").iterdir()).unlink()
+    with one_line("the data changed", "36", "35"):
+        loop.run_config(config, run, quiet=True)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == kept

@@ -305,3 +305,12 @@ def test_a_warm_up_that_does_not_fit_is_an_error(warmup_epochs, one_line):
 def test_one_cycle_takes_no_other_warm_up(one_line):
     with one_line("--optimizer.warmup-epochs", "one_cycle"):
         schedule(OptimizerConfig(schedule="one_cycle", warmup_epochs=1.0), 0.1, 10, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("lr", -1.0), ("momentum", 1.0), ("weight_decay", -1e-4), ("clip_norm", 0.0)],
+)
+def test_an_option_out_of_range_is_an_error_of_one_line(field, value, one_line):
+    with one_line(f"--optimizer.{field.replace('_', '-')}", str(value)):
+        OptimizerConfig(**{field: value})
