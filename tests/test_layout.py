@@ -48,6 +48,7 @@ ORDER = [
     "train.run_folder",
     "train.summary",
     "train.loop",
+    "commands.zoo_import",
     "commands.zoo",
     "commands.train",
     "commands.evaluate",

@@ -130,7 +130,7 @@ def model_card(
         batchnorm="folded" if pretrained.folded else "standard",
         dataset=config.data.source,
         licence=parent.licence if parent else "unknown",
-        parent=parent.name if parent else None,
+        parents=(parent.as_ancestor(), *parent.parents) if parent else (),
         measured=tuple(measured),
         strategy=config.strategy.name,
         config=configs.to_dict(config),

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from jxfer.data.transforms import Preprocessing
 from jxfer.errors import UserError
 from jxfer.json_fields import decode
+from jxfer.models.heads import HeadConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,26 @@ class Measurement:
 
 
 @dataclasses.dataclass(frozen=True)
+class Ancestor:
+    """What a card keeps of an entry that its weights descend from."""
+
+    name: str
+    """name of the entry"""
+    arch: str
+    """its architecture"""
+    dataset: str
+    """what it was trained on"""
+    strategy: str | None
+    """transfer strategy that made it; None for an import"""
+    source: str
+    """where it came from, for an import"""
+    source_sha256: str | None
+    """hex digest of that file"""
+    tensors_sha256: str
+    """hex digest of its tensors, as in its own card"""
+
+
+@dataclasses.dataclass(frozen=True)
 class Card:
     """Everything needed to use an entry's tensors, and to tell where they come from.
 
@@ -54,6 +75,8 @@ class Card:
     """classes in the order of the logits; empty if the entry has no head"""
     preprocessing: Preprocessing
     """the pixels that the weights were trained on"""
+    head: HeadConfig = HeadConfig()
+    """the classifier's form; without meaning if the entry has no head"""
     through: str | None = None
     """last stage that the entry holds, such as "stage3"; None: all of them"""
     batchnorm: Literal["standard", "folded"] = "standard"
@@ -69,8 +92,9 @@ class Card:
     """where the weights come from: a URL or a file name; empty if they were trained here"""
     source_sha256: str | None = None
     """hex digest of the source file, as `readers.read_tensors` computes it"""
-    parent: str | None = None
-    """name of the entry that training started from; None: random weights or an import"""
+    parents: tuple[Ancestor, ...] = ()
+    """the entry that training started from, then that entry's own parents, and so on; empty for
+    random weights and imports"""
     reported_accuracy: float | None = None
     """top-1 accuracy in [0, 1] that the publisher states"""
     measured: tuple[Measurement, ...] = ()
@@ -100,6 +124,11 @@ class Card:
                 f"reported_accuracy must be in [0, 1], not {self.reported_accuracy}; "
                 "give 0.9173 for 91.73 %"
             )
+
+    def as_ancestor(self) -> Ancestor:
+        """What the card of a descendant keeps of this one."""
+        fields = (field.name for field in dataclasses.fields(Ancestor))
+        return Ancestor(**{name: getattr(self, name) for name in fields})
 
     def to_json(self) -> str:
         """Indented JSON, every field, in the order above. The same card gives the same text."""
