@@ -13,6 +13,7 @@ ORDER = [
     "trees",
     "json_fields",
     "text",
+    "data.glyphs",
     "data.embedded",
     "data.prepared",
     "data.subsets",

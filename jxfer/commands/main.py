@@ -39,6 +39,7 @@ def guard(program: Callable[[], int | None]) -> int:
     log = logging.getLogger("jxfer")
     log.handlers = [handler]
     log.propagate = False
+    log.setLevel(logging.INFO)
     try:
         return program() or 0
     except UserError as error:

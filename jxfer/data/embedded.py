@@ -1,12 +1,13 @@
 """Datasets that come with an installed package: TFDS builders that need no download.
 
-First of the data files. Each set is prepared once, as array_record, into the user's cache folder
-and read from there like any other TFDS dataset. Neither step needs TensorFlow.
+After `glyphs`, before `prepared`. Each set is prepared once, as array_record, into the user's cache
+folder and read from there like any other TFDS dataset. Neither step needs TensorFlow.
 """
 
 import abc
 import contextlib
 import io
+import logging
 import os
 import pathlib
 import shutil
@@ -17,7 +18,10 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
+from jxfer.data import glyphs
 from jxfer.errors import UserError
+
+_log = logging.getLogger("jxfer")
 
 
 class EmbeddedSet(abc.ABC):
@@ -67,7 +71,40 @@ class Digits(EmbeddedSet):
         return {"train": records[:1297], "test": records[1297:]}
 
 
-EMBEDDED: dict[str, type[EmbeddedSet]] = {embedded.name: embedded for embedded in (Digits,)}
+# Letters whose two cases have one shape are one class, as in EMNIST's balanced set.
+_ONE_SHAPE = "CIJKLMOPSUVWXYZ"
+_TWO_SHAPES = "abdefghnqrt"
+
+
+class Glyphs(EmbeddedSet):
+    """25,900 rendered letters, no digits, 32x32 grey: `glyphs.render`.
+
+    The 37 classes are the letters of EMNIST's balanced set (Cohen et al. 2017, section II-C):
+    A to Z, and a small letter where its shape differs from the capital's. Train holds 600 images of
+    each, test 100 more of the same fonts, drawn from another seed.
+    """
+
+    name = "glyphs"
+    version = "1.0.0"
+    description = "Letters rendered from the fonts of matplotlib, distorted, 32x32 grey."
+    image_shape = (glyphs.SIDE, glyphs.SIDE, 1)
+    class_names = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ" + _TWO_SHAPES)
+
+    @staticmethod
+    def splits() -> dict[str, list[tuple[bytes, int]]]:
+        characters = [
+            name + name.lower() if name in _ONE_SHAPE else name for name in Glyphs.class_names
+        ]
+        return {
+            split: [
+                (cv2.imencode(".png", image)[1].tobytes(), label)
+                for image, label in glyphs.render(characters, per_class, seed=(0, i))
+            ]
+            for i, (split, per_class) in enumerate((("train", 600), ("test", 100)))
+        }
+
+
+EMBEDDED: dict[str, type[EmbeddedSet]] = {embedded.name: embedded for embedded in (Digits, Glyphs)}
 
 
 def cache_dir() -> pathlib.Path:
@@ -93,6 +130,7 @@ def open_embedded(name: str) -> Any:
     embedded = EMBEDDED[name]
     folder = cache_dir() / "embedded" / name / embedded.version
     if not folder.exists():
+        _log.info("preparing %s in %s, once", name, folder)
         try:
             _prepare(embedded, folder)
         except OSError as error:
@@ -107,7 +145,7 @@ def _prepare(embedded: type[EmbeddedSet], folder: pathlib.Path) -> None:
     """Builds beside `folder`, then renames: whoever sees `folder` sees all of it."""
     import tensorflow_datasets as tfds
 
-    tfds.disable_progress_bar()  # these sets take a second
+    tfds.disable_progress_bar()  # these sets take seconds
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = tempfile.mkdtemp(prefix=".preparing-", dir=folder.parent)
     try:

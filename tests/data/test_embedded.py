@@ -70,3 +70,20 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"cannot prepare digits in .*JXFER_CACHE") as error:
         embedded.open_embedded("digits")
     assert "\n" not in str(error.value)
+
+
+def test_glyphs_have_the_letters_of_emnist_balanced_in_turn_and_no_digit():
+    names = embedded.Glyphs.class_names
+    assert len(names) == len(set(names)) == 37
+    assert not set(names) & set("0123456789")
+    assert set(names) == set("ABCDEFGHIJKLMNOPQRSTUVWXYZ") | set("abdefghnqrt")
+
+
+@pytest.mark.slow
+def test_glyphs_are_balanced_and_test_differs_from_train():
+    builder = embedded.open_embedded("glyphs")
+    train, test = (TfdsSource(builder, split) for split in ("train", "test"))
+    np.testing.assert_array_equal(np.bincount(train.labels), np.full(37, 600))
+    np.testing.assert_array_equal(np.bincount(test.labels), np.full(37, 100))
+    first = {train[i].image for i in range(0, len(train), 10)}
+    assert not first & {test[i].image for i in range(len(test))}
