@@ -144,15 +144,26 @@ def evaluation_view(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarr
     Returns:
       uint8 `[size, size, 3]`; the very pixels of `image` where the sizes agree.
     """
+    image = resize_short_side(image, round(preprocessing.size / preprocessing.crop), preprocessing)
+    top, left = (round((side - preprocessing.size) / 2) for side in image.shape[:2])
+    return image[top : top + preprocessing.size, left : left + preprocessing.size]
+
+
+def resize_short_side(image: np.ndarray, short: int, preprocessing: Preprocessing) -> np.ndarray:
+    """Resizes so that the short side has `short` pixels; the long side is rounded down.
+
+    Args:
+      image: uint8 `[H, W, 3]`.
+
+    Returns:
+      uint8 `[h, w, 3]`, min(h, w) = `short`.
+    """
     height, width = image.shape[:2]
-    short = round(preprocessing.size / preprocessing.crop)
     if height <= width:
         target = (short, int(short * width / height))
     else:
         target = (int(short * height / width), short)
-    image = _resize(image, target, preprocessing)
-    top, left = (round((side - preprocessing.size) / 2) for side in target)
-    return image[top : top + preprocessing.size, left : left + preprocessing.size]
+    return _resize(image, target, preprocessing)
 
 
 def training_view(
