@@ -4,6 +4,7 @@ The public API, imported when it is first used:
 
 - `list_architectures`, `list_zoo`: what there is to start from.
 - `ModelConfig`, `create_model`: a network with pretrained weights and a new head.
+- `transplant`: an entry's tensors into a model, also into one of another architecture.
 - `TrainConfig` and its parts, `run_config`: a run, from a config to its summary.
 - `UserError`: what a person can cause.
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from jxfer.zoo.pretrained import Pretrained as Pretrained
     from jxfer.zoo.pretrained import create_model as create_model
     from jxfer.zoo.store import list_zoo as list_zoo
+    from jxfer.zoo.transplant import transplant as transplant
 
 _HOMES = {
     "AugmentConfig": "jxfer.data.transforms",
@@ -42,6 +44,7 @@ _HOMES = {
     "list_architectures": "jxfer.models.registry",
     "list_zoo": "jxfer.zoo.store",
     "run_config": "jxfer.train.loop",
+    "transplant": "jxfer.zoo.transplant",
 }
 
 

@@ -23,14 +23,30 @@ ORDER = [
     "data.loader",
     "models.convolution",
     "models.initialise",
+    "models.layers",
     "models.heads",
+    "models.alexnet",
     "models.resnet",
+    "models.vgg",
     "models.registry",
+    "models.dense",
     "zoo.card",
     "zoo.readers",
     "zoo.report",
+    "zoo.torch_tables",
     "zoo.torch_names",
+    "zoo.whole",
     "zoo.store",
+    "zoo.imagenet",
+    "zoo.published",
+    "zoo.hub",
+    "zoo.download",
+    "zoo.torchvision",
+    "zoo.weights",
+    "zoo.diff",
+    "zoo.standalone",
+    "zoo.export",
+    "zoo.reuse",
     "zoo.transplant",
     "zoo.pretrained",
     "transfer.labels",
@@ -49,10 +65,13 @@ ORDER = [
     "train.run_folder",
     "train.summary",
     "train.loop",
+    "commands.zoo_diff",
+    "commands.zoo_export",
     "commands.zoo_import",
     "commands.zoo",
     "commands.train",
     "commands.evaluate",
+    "commands.predict_dense",
     "commands.predict",
     "commands.main",
     "__main__",
@@ -109,8 +128,8 @@ def test_a_module_imports_only_those_above_it(name):
 
 
 @pytest.mark.parametrize("name", sorted(set(FILES) - set(MODULES) - {"__init__"}))
-def test_a_package_itself_imports_nothing(name):
-    assert imports(FILES[name]) == set()
+def test_a_package_itself_imports_nothing_but_what_it_defers(name):
+    assert imports(FILES[name]) <= {"importlib", "typing.Any"}
 
 
 def test_only_the_models_and_parallel_import_flax():

@@ -11,11 +11,11 @@ from jxfer import text
 from jxfer.data import loader, sources
 from jxfer.data.sources import DataConfig, Source
 from jxfer.errors import UserError
-from jxfer.models import registry
+from jxfer.models.registry import Model
 from jxfer.train import parallel, run_folder
 from jxfer.train.evaluate import Evaluator
 from jxfer.trees import Tree
-from jxfer.zoo import store
+from jxfer.zoo import store, weights
 from jxfer.zoo.card import Card
 
 
@@ -45,22 +45,22 @@ def main(args: list[str]) -> int:
         """Evaluate a run's best model, or a zoo entry: every example once.
 
         Args:
-          model: A run folder, or the name or folder of a zoo entry.
+          model: A run folder, the name or folder of a zoo entry, timm/NAME, hf:OWNER/NAME or
+            torchvision:NAME.
           data: which images.
           split: test, val or train; unless given the test split, else val, else the only one.
           batch_size: Examples per step over all devices.
           zoo: A folder of zoo entries that is searched first.
           json: Print one JSON object.
         """
-        folder = store.resolve(model, zoo)
-        card, variables = store.load(folder)
+        found = weights.load(model, zoo=zoo)
         config = _data_config(pathlib.Path(model), data)
         source = sources.open_for_evaluation(config, split)
         skipped: tuple[str, ...] = ()
         if config.on_bad_image == "skip":
             source, skipped = loader.drop_unreadable(source)
-        _check_classes(card, source)
-        evaluator, replicated = build(card, variables, batch_size)
+        _check_classes(found.card, source)
+        evaluator, replicated = build(found.card, found.variables, batch_size)
         result = evaluator.evaluate(replicated, source)
         low, high = scipy.stats.binomtest(result.correct, result.examples).proportion_ci(
             method="wilson"
@@ -71,7 +71,7 @@ def main(args: list[str]) -> int:
             "skipped_images": list(skipped),
         }
         if json:
-            print(text.to_json({"model": str(folder), "data": config.source, **figures}))
+            print(text.to_json({"model": found.where, "data": config.source, **figures}))
             return 0
         top5 = "-" if result.top5_accuracy is None else f"{result.top5_accuracy:.2%}"
         rows = [
@@ -94,7 +94,7 @@ def main(args: list[str]) -> int:
                 f"{result.loss:.4f}",
             ),
         ]
-        print(f"{card.name} on {config.source}")
+        print(f"{found.card.name} on {config.source}")
         print(text.table(rows))
         if skipped:
             print(f"{len(skipped)} unreadable images left out: {', '.join(skipped[:5])}")
@@ -105,16 +105,21 @@ def main(args: list[str]) -> int:
     )
 
 
-def build(card: Card, variables: Tree, batch_size: int) -> tuple[Evaluator, Tree]:
-    """An evaluator for an entry, and its variables on the devices.
+def model_of(card: Card) -> Model:
+    """The model that an entry's variables belong to.
 
     Raises:
       UserError: the entry has no head.
     """
     if not card.class_names:
         raise UserError(f"{card.name} has no head, only a backbone; train one on it first")
-    model = registry.create(card.arch, len(card.class_names), through=card.through)
-    return Evaluator(model, card.preprocessing, batch_size), parallel.replicate(variables)
+    return store.build(card)
+
+
+def build(card: Card, variables: Tree, batch_size: int) -> tuple[Evaluator, Tree]:
+    """An evaluator for an entry, and its variables on the devices; raises as `model_of`."""
+    evaluator = Evaluator(model_of(card), card.preprocessing, batch_size)
+    return evaluator, parallel.replicate(variables)
 
 
 def _data_config(model: pathlib.Path, data: EvaluationData) -> DataConfig:

@@ -11,7 +11,7 @@ COMMANDS = {
     "train": "train a model, or resume or finish a run",
     "evaluate": "accuracy of a run or zoo entry on a data set",
     "predict": "class names and probabilities of images",
-    "zoo": "import, list, show and verify pretrained weights",
+    "zoo": "import, list, show, verify, compare and export pretrained weights",
 }
 """Each is a module of this package with `main(args) -> exit code`, imported when it is called."""
 

@@ -7,11 +7,11 @@ import numpy as np
 import tyro
 
 from jxfer import text
-from jxfer.commands import evaluate
+from jxfer.commands import evaluate, predict_dense
 from jxfer.data.readers import IMAGE_EXTENSIONS
 from jxfer.data.sources import Example, Source
 from jxfer.errors import UserError
-from jxfer.zoo import store
+from jxfer.zoo import weights
 
 
 class FileSource(Source):
@@ -49,21 +49,38 @@ def main(args: list[str]) -> int:
         ],
         top: int = 3,
         batch_size: int = 32,
+        dense: bool = False,
+        scale: float = 2.0,
+        class_name: str | None = None,
+        out: pathlib.Path = pathlib.Path("scores"),
         zoo: str | None = None,
         json: bool = False,
     ) -> int:
         """Predict the classes of images with a run's best model, or a zoo entry.
 
         Args:
-          model: A run folder, or the name or folder of a zoo entry.
+          model: A run folder, the name or folder of a zoo entry, timm/NAME, hf:OWNER/NAME or
+            torchvision:NAME.
           images: Image files, or folders of them (with their sub-folders).
           top: Classes shown for each image.
           batch_size: Images per step over all devices.
+          dense: Run the classifier as a convolution over the whole of each image, larger than it
+            was trained on, and draw the map of scores over it.
+          scale: With --dense, the size of the image, relative to what is classified whole.
+          class_name: With --dense, whose scores to draw; the class that scores highest on average
+            unless given.
+          out: With --dense, the folder of the drawings.
           zoo: A folder of zoo entries that is searched first.
           json: Print a JSON list with the probabilities of all classes.
         """
         source = FileSource(find_images(images))
-        card, variables = store.load(store.resolve(model, zoo))
+        found = weights.load(model, zoo=zoo)
+        card, variables = found.card, found.variables
+        if dense:
+            predict_dense.predict(
+                card, variables, source, scale=scale, class_name=class_name, out=out, json=json
+            )
+            return 0
         evaluator, replicated = evaluate.build(card, variables, batch_size)
         probabilities = evaluator.probabilities(replicated, source)
         order = np.argsort(-probabilities, axis=-1)

@@ -1,4 +1,4 @@
-"""`jxfer zoo import | list | show | verify`: weights in, and what is there.
+"""`jxfer zoo import | list | show | verify | diff | export`: weights in, what is there, and out.
 
 Called by `jxfer.commands.main`, which turns a UserError into one line and exit code 2.
 """
@@ -10,8 +10,11 @@ from typing import Annotated, Any
 import tyro
 
 from jxfer import text
+from jxfer.commands.zoo_diff import Diff
+from jxfer.commands.zoo_export import Export
 from jxfer.commands.zoo_import import Import
 from jxfer.zoo import store
+from jxfer.zoo.card import Ancestor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +44,7 @@ class List:
 
 @dataclasses.dataclass(frozen=True)
 class Show:
-    """Show an entry's card."""
+    """Show an entry's card, and what its weights descend from."""
 
     entry: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENTRY")]
     """Name of an entry, or the folder of an entry or a run."""
@@ -58,9 +61,11 @@ class Show:
             return
         rows: list[tuple[str, ...]] = [("path", str(folder))]
         for key, value in dataclasses.asdict(card).items():
-            if value not in (None, "", ()):
+            if key != "parents" and value not in (None, "", ()):
                 rows.append((key.replace("_", " "), _shown(value)))
         print(text.table(rows))
+        if card.parents:
+            print("\nparents, nearest first\n" + _parents(card.parents))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +93,8 @@ Command = (
     | Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Diff, tyro.conf.subcommand("diff")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
 )
 
 
@@ -102,7 +109,7 @@ def main(args: list[str]) -> int:
         Command,
         config=(tyro.conf.FlagCreatePairsOff,),
         prog="jxfer zoo",
-        description="The Model Zoo: import weights, list, show and verify entries.",
+        description="The Model Zoo: import, list, show, verify, compare and export weights.",
         args=args,
     )
     command.run()
@@ -128,6 +135,24 @@ def _row(entry: store.Entry) -> tuple[str, ...]:
         classes,
         accuracy,
     )
+
+
+def _parents(parents: tuple[Ancestor, ...]) -> str:
+    rows: list[tuple[str, ...]] = [
+        ("name", "arch", "trained on", "strategy", "source", "tensors sha256")
+    ]
+    for parent in parents:
+        rows.append(
+            (
+                parent.name,
+                parent.arch,
+                parent.dataset or "-",
+                parent.strategy or "import",
+                parent.source or "-",
+                parent.tensors_sha256[:12],
+            )
+        )
+    return text.table(rows)
 
 
 def _shown(value: Any) -> str:

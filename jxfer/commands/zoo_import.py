@@ -2,15 +2,14 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from jxfer import text
 from jxfer.data.transforms import Preprocessing
 from jxfer.errors import UserError
-from jxfer.models import registry
-from jxfer.zoo import readers, store, torch_names
+from jxfer.zoo import readers, store, weights
 from jxfer.zoo.card import Card
 from jxfer.zoo.report import Report
 
@@ -45,28 +44,28 @@ class Import:
     Every tensor must find its place; what is left out is listed.
     """
 
-    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
-    """A .safetensors file, a folder of .npy files named after the tensors, or, with the extra
-    `torch`, a .pth, .pt or .th file."""
-    arch: str
-    """Architecture, such as resnet50, or resnet20 for CIFAR."""
+    weights: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WEIGHTS")]
+    """A .safetensors file, a folder of .npy files named after the tensors, with the extra `torch` a
+    .pth, .pt or .th file; hf:OWNER/NAME or timm/NAME; torchvision:NAME."""
+    arch: str | None = None
+    """Architecture, such as resnet50, or resnet20 for CIFAR; needed for plain files alone."""
     name: str | None = None
-    """Name of the entry; the file's name without its suffix unless given."""
+    """Name of the entry; the weights' own unless given."""
     through: str | None = None
     """Keep the stages up to this one only, such as stage3, and no head."""
     headless: bool = False
     """Keep all stages and no head."""
     class_names: str | None = None
     """Classes in the order of the logits: a,b,c or a text file with one on each line."""
-    licence: str = "unknown"
+    licence: str | None = None
     """Licence of the weights, as their publisher states it."""
-    dataset: str = ""
+    dataset: str | None = None
     """What they were trained on."""
     source: str | None = None
-    """Where they come from, such as a URL; the file's name unless given."""
+    """Where they come from, such as a URL."""
     reported_accuracy: float | None = None
     """The publisher's top-1 accuracy in [0, 1]."""
-    notes: str = ""
+    notes: str | None = None
     """Anything a user of the weights should know."""
     preprocessing: PreprocessingOverrides = PreprocessingOverrides()
     zoo: str | None = None
@@ -77,60 +76,52 @@ class Import:
     """Print one JSON object."""
 
     def run(self) -> None:
-        path = Path(self.path)
-        name = self.name or (path.name if path.is_dir() else path.stem)
+        given = _read_class_names(self.class_names) if self.class_names is not None else ()
+        headless = self.headless or self.through is not None
+        if headless and given:
+            raise UserError("--class-names given, but --through and --headless keep no head")
+        published = weights.find(self.weights, self.arch)
+        if published is None:
+            if (Path(self.weights) / store.CARD).is_file():
+                raise UserError(f"{self.weights} is an entry already: copy its folder into a zoo")
+            readers.read_tensors(self.weights)  # says what is wrong with it
+            raise AssertionError(f"{self.weights} can be read, but is no weight file")
+        # timm/resnet50.a1_in1k -> resnet50.a1_in1k; torchvision:resnet18... -> resnet18...
+        name = self.name or published.card.name.rpartition("/")[2].rpartition(":")[2]
         if not name or name.startswith(".") or Path(name).name != name:
             raise UserError(f"--name {name!r} cannot be a folder's name")
-        architecture = registry.architecture(self.arch)
-        tensors, digest = readers.read_tensors(path)
-        classes = self._classes(torch_names.class_count(tensors, architecture))
-        model = registry.create(self.arch, len(classes) or None, through=self.through)
-        result = torch_names.import_torch(tensors, model)
-        complete = model.stages == architecture.stages
-        card = Card(
+        found = weights.convert(
+            published, class_names=given, headless=headless, through=self.through
+        )
+        if not headless and not found.card.class_names:
+            self._ask_for_classes(found.head_classes)
+        card = dataclasses.replace(
+            found.card,
             name=name,
-            arch=self.arch,
-            through=None if complete else model.stages[-1],
-            class_names=classes,
-            preprocessing=self.preprocessing.apply(architecture.preprocessing),
-            batchnorm=result.batchnorm,
-            dataset=self.dataset,
-            licence=self.licence,
-            source=self.source or path.name,
-            source_sha256=digest,
-            reported_accuracy=self.reported_accuracy,
-            notes=self.notes,
+            preprocessing=self.preprocessing.apply(found.card.preprocessing),
+            **self._overrides(),
         )
         folder = store.write_place(self.zoo) / name
-        card = store.save(folder, card, result.variables, overwrite=self.overwrite)
+        card = store.save(folder, card, found.variables, overwrite=self.overwrite)
         if self.json:
-            report = dataclasses.asdict(result.report)
+            report = dataclasses.asdict(found.report)
             shown = {"path": str(folder), "card": dataclasses.asdict(card), "report": report}
             print(text.to_json(shown))
         else:
-            print(_imported(card, folder, result.report))
+            print(_imported(card, folder, found.report))
 
-    def _classes(self, in_file: int | None) -> tuple[str, ...]:
-        """Names of the classes that the entry keeps: none without a head."""
-        headless = self.headless or self.through is not None
-        names = _read_class_names(self.class_names) if self.class_names is not None else ()
-        if headless:
-            if names:
-                raise UserError("--class-names given, but --through and --headless keep no head")
-            return ()
+    def _overrides(self) -> dict[str, Any]:
+        """What the options say of the card, where they say anything."""
+        names = ("licence", "dataset", "source", "reported_accuracy", "notes")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def _ask_for_classes(self, in_file: int | None) -> None:
         if in_file is None:
-            raise UserError(f"{self.path} holds no head; add --headless")
-        if not names:
-            raise UserError(
-                f"{self.path} holds a head of {in_file} classes; "
-                "name them with --class-names, or drop it with --headless"
-            )
-        if len(names) != in_file:
-            raise UserError(
-                f"--class-names gives {len(names)} names, but the head of {self.path} "
-                f"has {in_file} classes"
-            )
-        return names
+            raise UserError(f"{self.weights} holds no head; add --headless")
+        raise UserError(
+            f"{self.weights} holds a head of {in_file} classes; "
+            "name them with --class-names, or drop it with --headless"
+        )
 
 
 def _read_class_names(given: str) -> tuple[str, ...]:

@@ -6,9 +6,10 @@ kernel position (i, j), with stride s,
 
     dK[i, j] = sum over b, y, x of padded_input[b, s*y + i, s*x + j, :]^T gradient[b, y, x, :]
 
-The forward pass and the gradient with respect to the input stay XLA's. On other backends XLA's
-own weight gradient is used, which is the fast one there. `scripts/bench_convolution.py` measures
-both sides.
+The forward pass and the gradient with respect to the input stay XLA's, with one convolution a
+group where there are groups: XLA's own groups are several times slower on CPU, and its weight
+gradient of a grouped convolution hundreds of times. On other backends XLA's own gradients and
+groups are used, which are the fast ones there. `scripts/bench_convolution.py` measures both sides.
 """
 
 import functools
@@ -20,56 +21,96 @@ from jax import lax
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
-def conv_general(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+def conv_general(
+    images: jax.Array, kernel: jax.Array, stride: int, padding: int, groups: int = 1
+) -> jax.Array:
     """2-D convolution with the same stride and symmetric zero padding on both axes.
 
     Args:
       images: [B, H, W, C_in].
-      kernel: [kh, kw, C_in, C_out], of the same dtype.
+      kernel: [kh, kw, C_in / groups, C_out], of the same dtype.
       stride: step in both directions.
       padding: zeros added on each of the four sides.
+      groups: the g-th C_out / groups output channels see the g-th C_in / groups input channels.
 
     Returns:
       [B, H', W', C_out] with H' = (H + 2 * padding - kh) // stride + 1.
     """
     if jax.default_backend() == "cpu":
-        return conv_cpu(images, kernel, stride, padding)
-    return conv_xla(images, kernel, stride, padding)
+        return conv_cpu(images, kernel, stride, padding, groups)
+    return conv_xla(images, kernel, stride, padding, groups)
 
 
-def conv_xla(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """`conv_general` with XLA's own gradients."""
+def conv_xla(
+    images: jax.Array, kernel: jax.Array, stride: int, padding: int, groups: int = 1
+) -> jax.Array:
+    """`conv_general` with XLA's own groups and gradients."""
     pads = ((padding, padding), (padding, padding))
     return lax.conv_general_dilated(
-        images, kernel, (stride, stride), pads, dimension_numbers=_DIMENSIONS
+        images,
+        kernel,
+        (stride, stride),
+        pads,
+        dimension_numbers=_DIMENSIONS,
+        feature_group_count=groups,
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def conv_cpu(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """`conv_general` with the weight gradient written as matrix products.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def conv_cpu(
+    images: jax.Array, kernel: jax.Array, stride: int, padding: int, groups: int = 1
+) -> jax.Array:
+    """`conv_general` group by group, with the weight gradient written as matrix products.
 
     Reverse mode, also twice, and `vmap` work; forward mode raises JAX's error for custom_vjp.
     """
-    return conv_xla(images, kernel, stride, padding)
+    return _by_groups(images, kernel, stride, padding, groups)
+
+
+def _by_groups(
+    images: jax.Array, kernel: jax.Array, stride: int, padding: int, groups: int
+) -> jax.Array:
+    """A convolution a group. Written out: in a loop XLA does not take its fast path."""
+    if groups == 1:
+        return conv_xla(images, kernel, stride, padding)
+    parts = zip(jnp.split(images, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+    return jnp.concatenate([conv_xla(*part, stride, padding) for part in parts], -1)
 
 
 def _forward(
-    images: jax.Array, kernel: jax.Array, stride: int, padding: int
+    images: jax.Array, kernel: jax.Array, stride: int, padding: int, groups: int
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return conv_xla(images, kernel, stride, padding), (images, kernel)
+    return _by_groups(images, kernel, stride, padding, groups), (images, kernel)
 
 
 def _backward(
-    stride: int, padding: int, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+    stride: int,
+    padding: int,
+    groups: int,
+    residuals: tuple[jax.Array, jax.Array],
+    gradient: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     images, kernel = residuals
-    _, pull_back = jax.vjp(lambda x: conv_xla(x, kernel, stride, padding), images)
+    _, pull_back = jax.vjp(lambda x: _by_groups(x, kernel, stride, padding, groups), images)
     (images_gradient,) = pull_back(gradient)
-    return images_gradient, _kernel_gradient(images, gradient, kernel.shape, stride, padding)
+    shape = (*kernel.shape[:3], kernel.shape[3] // groups)
+    if groups == 1:
+        return images_gradient, _kernel_gradient(images, gradient, shape, stride, padding)
+
+    def of_group(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return _kernel_gradient(*pair, shape, stride, padding)
+
+    # A loop: written out, hundreds of products a layer take the compiler seconds.
+    by_group = lax.map(of_group, (_groups_first(images, groups), _groups_first(gradient, groups)))
+    return images_gradient, jnp.moveaxis(by_group, 0, 3).reshape(kernel.shape)
 
 
 conv_cpu.defvjp(_forward, _backward)
+
+
+def _groups_first(x: jax.Array, groups: int) -> jax.Array:
+    """[B, H, W, groups * C] -> [groups, B, H, W, C]."""
+    return jnp.moveaxis(x.reshape(*x.shape[:3], groups, -1), 3, 0)
 
 
 def _kernel_gradient(

@@ -153,6 +153,7 @@ def _to_tree(state: TrainState) -> Tree:
         "step": np.asarray(state.step),
         "params": state.params,
         "batch_stats": state.batch_stats,
+        "seed": np.asarray(state.seed),
         "opt_state": {_name(path): np.asarray(leaf) for path, leaf in leaves},
     }
 
@@ -160,7 +161,7 @@ def _to_tree(state: TrainState) -> Tree:
 def _from_tree(tree: Tree, like: TrainState) -> TrainState:
     leaves, structure = jax.tree_util.tree_flatten_with_path(like.opt_state)
     stored = tree.get("opt_state", {})
-    if {_name(path) for path, _ in leaves} != set(stored):
+    if {_name(path) for path, _ in leaves} != set(stored) or "seed" not in tree:
         raise UserError(
             f"checkpoint {int(tree['step'])} is of another optimizer than this run's: the code "
             "changed since; take a new folder as --run"
@@ -170,7 +171,8 @@ def _from_tree(tree: Tree, like: TrainState) -> TrainState:
         like,
         step=tree["step"],
         params=tree["params"],
-        batch_stats=tree["batch_stats"],
+        batch_stats=tree.get("batch_stats", {}),
+        seed=tree["seed"],
         opt_state=opt_state,
     )
     if jax.tree.map(np.shape, state) != jax.tree.map(np.shape, like):

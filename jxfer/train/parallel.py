@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import jax_utils
 
@@ -50,6 +51,18 @@ def fetch(tree: T) -> T:
         ),
         tree,
     )
+
+
+def example_indices(examples: int) -> jax.Array:
+    """Inside a step: where this device's `examples` examples stand in the global batch, int32 [B].
+
+    Host h of n holds every n-th example from the h-th on (`loader.train_batches`), and `shard`
+    deals each host's out to its devices in order. So the indices do not depend on the number of
+    devices or hosts.
+    """
+    host, device = jnp.divmod(jax.lax.axis_index(AXIS), jax.local_device_count())
+    local = device * examples + jnp.arange(examples, dtype=jnp.int32)
+    return local * jax.process_count() + host
 
 
 def gather(array: jax.Array) -> np.ndarray:

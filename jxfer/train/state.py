@@ -36,6 +36,9 @@ class TrainState:
     """Running mean and variance of every norm layer, float32."""
     opt_state: optax.OptState
     """Of the trainable leaves alone."""
+    seed: jax.Array
+    """Of the dropout masks, uint32 scalar; stays what it is. Data, so that runs that differ by
+    their seed share one program."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +66,18 @@ class Plan:
         return label_rules.trainable(self.labels)
 
     @functools.cached_property
-    def train_norms(self) -> frozenset[str]:
-        """Paths of the norm layers that normalise by the batch.
+    def train_layers(self) -> frozenset[str]:
+        """Paths of the norm layers that normalise by the batch and the dropout layers that drop.
 
         Folded norms never do: the moments of a batch would rescale every feature.
         """
         norm_paths = () if self.folded else self.model.norm_paths()
-        return label_rules.train_norms(self.labels, norm_paths)
+        return label_rules.train_layers(self.labels, norm_paths, self.model.dropout_paths())
+
+    @functools.cached_property
+    def drops(self) -> bool:
+        """Whether any dropout layer drops, so that the step needs random bits."""
+        return not self.train_layers.isdisjoint(self.model.dropout_paths())
 
     @functools.cached_property
     def rates(self) -> dict[str, optax.Schedule]:
@@ -90,16 +98,17 @@ class Plan:
 
     def adapts(self, path: str) -> bool:
         """Whether a statistic, such as `stem/norm/mean`, moves."""
-        return path.rpartition("/")[0] in self.train_norms
+        return path.rpartition("/")[0] in self.train_layers
 
-    def initial_state(self, variables: Tree) -> TrainState:
-        """The state before the first step."""
+    def initial_state(self, variables: Tree, seed: int = 0) -> TrainState:
+        """The state before the first step; `seed` is that of the dropout masks."""
         moving, _ = trees.split(variables["params"], self.moves)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
-            batch_stats=variables["batch_stats"],
+            batch_stats=variables.get("batch_stats", {}),  # stored trees have no empty ones
             opt_state=_initial_opt_state(self, moving),
+            seed=jnp.asarray(seed % 2**32, jnp.uint32),
         )
 
     def frozen_leaves(self, state: TrainState) -> dict[str, np.ndarray]:
@@ -137,7 +146,7 @@ def set_up(
         sync_axis=AXIS if config.sync_bn else None,
         zoo=config.zoo,
     )
-    (phase,) = strategy.phases(config.strategy, pretrained.model.stages)
+    (phase,) = strategy.phases(config.strategy, pretrained.model.stages, pretrained.fresh)
     plan = Plan(
         model=pretrained.model,
         preprocessing=pretrained.preprocessing,

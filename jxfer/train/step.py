@@ -11,7 +11,7 @@ from jxfer.data.transforms import Preprocessing, normalise
 from jxfer.losses.classification import cross_entropy
 from jxfer.models.registry import Model
 from jxfer.train.metrics import Sums, evaluation_sums, training_sums
-from jxfer.train.parallel import AXIS
+from jxfer.train.parallel import AXIS, example_indices
 from jxfer.train.state import Plan, TrainState
 from jxfer.trees import Tree
 
@@ -30,10 +30,11 @@ def make_train_step(plan: Plan) -> Callable[[TrainState, Batch], tuple[TrainStat
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         moving, frozen = trees.split(state.params, plan.moves)
         images = normalise(batch["image"], plan.preprocessing)
+        keys = _example_keys(state, len(images)) if plan.drops else None
 
         def objective(moving: Tree) -> tuple[jax.Array, tuple[Tree, Sums]]:
             variables = {"params": trees.merge(moving, frozen), "batch_stats": state.batch_stats}
-            outputs, batch_stats = plan.model.apply(variables, images, plan.train_norms)
+            outputs, batch_stats = plan.model.apply(variables, images, plan.train_layers, keys)
             losses = cross_entropy(outputs["logits"], batch["label"], smoothing)
             sums = training_sums(losses, outputs["logits"], batch["label"])
             return jnp.mean(losses), (batch_stats, sums)
@@ -49,10 +50,17 @@ def make_train_step(plan: Plan) -> Callable[[TrainState, Batch], tuple[TrainStat
             params=trees.merge(moving, frozen),
             batch_stats=trees.merge(jax.lax.pmean(moved, AXIS), stored),
             opt_state=opt_state,
+            seed=state.seed,
         )
         return new_state, jax.lax.psum(sums, AXIS)
 
     return train_step
+
+
+def _example_keys(state: TrainState, examples: int) -> jax.Array:
+    """A key [B] for each of this device's examples: a function of seed, step and global index."""
+    key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(example_indices(examples))
 
 
 def make_eval_step(model: Model, preprocessing: Preprocessing) -> Callable[[Tree, Batch], Sums]:

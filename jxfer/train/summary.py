@@ -36,6 +36,8 @@ def print_start(splits: Splits, pretrained: Pretrained, plan: Plan, initial: Tra
         f"weights: {pretrained.report}",
         "",
     ]
+    if pretrained.fresh and pretrained.report.loaded:
+        lines.insert(2, f"new in the backbone: {', '.join(pretrained.fresh)}")
     counts, memory = parameters_by_label(plan), optimizer_bytes(initial)
     peaks = plan.optimizer.peaks()
     rows = [("group", "parameters", "peak learning rate", "optimizer bytes")]
@@ -126,6 +128,7 @@ def model_card(
         arch=model.architecture.name,
         class_names=tuple(summary["classes"]),
         preprocessing=pretrained.preprocessing,
+        head=model.head,
         through=None if model.stages == model.architecture.stages else model.stages[-1],
         batchnorm="folded" if pretrained.folded else "standard",
         dataset=config.data.source,

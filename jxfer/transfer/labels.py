@@ -1,4 +1,4 @@
-"""Label rules -> a label for every parameter, and which norm layers train.
+"""Label rules -> a label for every parameter, and which layers are in train mode.
 
 After `models` in the flow. A rule is (pattern, label): the pattern matches a leaf's whole path,
 the first rule that matches wins. `frozen` leaves do not move; `low_lr` leaves are pretrained and
@@ -58,11 +58,19 @@ def trainable(labels: Tree) -> frozenset[str]:
     return frozenset(path for path, label in trees.flatten(labels).items() if label != FROZEN)
 
 
-def train_norms(labels: Tree, norm_paths: Sequence[str]) -> frozenset[str]:
-    """Norm layers that normalise by the batch: those with a parameter that trains.
+def train_layers(
+    labels: Tree, norm_paths: Sequence[str], dropout_paths: Sequence[str] = ()
+) -> frozenset[str]:
+    """The norm and dropout layers in train mode; a frozen group runs as in evaluation.
 
-    A layer whose parameters are all frozen stays on its stored averages. Were it left in train
-    mode, its averages would drift under the frozen weights.
+    A norm trains where one of its own parameters does. Were it left in train mode with all of them
+    frozen, its averages would drift under the frozen weights. A dropout layer, such as
+    `fc6/dropout`, has no parameters: it drops where one under its parent, `fc6`, trains.
     """
     moving = {path.rpartition("/")[0] for path in trainable(labels)}
-    return frozenset(path for path in norm_paths if path in moving)
+    norms = {path for path in norm_paths if path in moving}
+    parents = {path: path.rpartition("/")[0] + "/" for path in dropout_paths}
+    drops = {
+        path for path, parent in parents.items() if any(f"{m}/".startswith(parent) for m in moving)
+    }
+    return frozenset(norms | drops)

@@ -8,9 +8,12 @@ After `labels` in the flow.
 | `linear_probe` | the backbone | | the head |
 | `partial` | stem .. `freeze_through` | the stages above it | the head |
 | `full` | | the backbone | the head |
+
+Parts of the backbone that hold new values take the head's full rate, and are never frozen.
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -37,15 +40,19 @@ class Phase:
     rules: tuple[Rule, ...]
 
 
-def phases(config: StrategyConfig, stages: Sequence[str]) -> tuple[Phase, ...]:
+def phases(
+    config: StrategyConfig, stages: Sequence[str], fresh: Sequence[str] = ()
+) -> tuple[Phase, ...]:
     """Expands a strategy.
 
     Args:
       config: the strategy and its options.
       stages: the stages that the model has, from the stem on, without the head.
+      fresh: stages and parts of stages, such as `stage1/block2`, that hold new values.
 
     Raises:
-      UserError: `freeze_through` missing, unknown, or given to a strategy that has no use for it.
+      UserError: `freeze_through` missing, unknown, or given to a strategy that has no use for it;
+        a fresh part that the strategy would freeze.
     """
     if config.name != "partial" and config.freeze_through is not None:
         raise UserError(
@@ -63,5 +70,17 @@ def phases(config: StrategyConfig, stages: Sequence[str]) -> tuple[Phase, ...]:
                 f"{', '.join(stages)}"
             )
         frozen = stages[: stages.index(config.freeze_through) + 1]
-    rules = [(f"{stage}/.*", FROZEN if stage in frozen else LOW_LR) for stage in stages]
-    return (Phase(config.name, (*rules, ("head/.*", HEAD))),)
+    for part in fresh:
+        if part.split("/")[0] in frozen:
+            raise UserError(
+                f"{part} is new, and {config.name} would freeze it at random values: use "
+                "--strategy.name full, freeze through an earlier stage, or build less with "
+                "--model.through"
+            )
+    new = [(f"{re.escape(part)}/.*", HEAD) for part in fresh]
+    rules = [
+        (f"{stage}/.*", FROZEN if stage in frozen else LOW_LR)
+        for stage in stages
+        if stage not in fresh
+    ]
+    return (Phase(config.name, (*new, *rules, ("head/.*", HEAD))),)

@@ -15,6 +15,30 @@ from jxfer.errors import UserError
 Tensors = dict[str, np.ndarray]
 
 
+def is_weights(path: Path) -> bool:
+    """Whether a path is there and looks like what `read_tensors` takes."""
+    if path.is_dir():
+        return next(path.glob("*.npy"), None) is not None
+    return path.is_file() and path.suffix in _READERS
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The free text in the header of a safetensors file; nothing of other files.
+
+    Raises:
+      UserError: the file is corrupt.
+    """
+    if path.suffix != ".safetensors":
+        return {}
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from None
+
+
 def read_tensors(path: str | Path) -> tuple[Tensors, str]:
     """Reads every tensor of a file or folder.
 

@@ -10,7 +10,6 @@ import difflib
 import hashlib
 import importlib.metadata
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,12 @@ import numpy as np
 
 from jxfer import trees
 from jxfer.errors import UserError
+from jxfer.models import registry
+from jxfer.models.registry import Model
 from jxfer.trees import Tree
+from jxfer.zoo import whole
 from jxfer.zoo.card import Card
+from jxfer.zoo.report import raise_problems
 
 CARD = "card.json"
 TENSORS = "tensors"
@@ -51,20 +54,14 @@ def save(folder: str | Path, card: Card, variables: Tree, *, overwrite: bool = F
       The card as written.
 
     Raises:
-      UserError: the folder exists and `overwrite` is off, or it is no zoo entry.
+      UserError: the folder exists and `overwrite` is off, or it is no zoo entry; a folder on the
+        way to it cannot be made.
     """
     folder = Path(folder)
-    if folder.exists():
-        if not overwrite:
-            raise UserError(f"{folder} exists; choose another name or overwrite it")
-        if not (folder / CARD).is_file():
-            raise UserError(f"{folder} is no zoo entry and is not overwritten")
     variables = trees.unflatten({k: np.asarray(v) for k, v in trees.flatten(variables).items()})
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, so that the renames stay on one file system.
-    new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    try:
+    with whole.replacing(
+        folder, overwrite=overwrite, kind="zoo entry", is_one=lambda path: (path / CARD).is_file()
+    ) as new:
         _write_tensors(new / TENSORS, variables)
         card = dataclasses.replace(
             card,
@@ -74,12 +71,6 @@ def save(folder: str | Path, card: Card, variables: Tree, *, overwrite: bool = F
             files_sha256=_files_sha256(new / TENSORS),
         )
         (new / CARD).write_text(card.to_json(), encoding="utf-8")
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return card
 
 
@@ -90,8 +81,8 @@ def load(folder: str | Path) -> tuple[Card, Tree]:
       (card, nested dict of np.ndarray).
 
     Raises:
-      UserError: a file is missing, the card is invalid, or the tensors are not those that were
-        saved.
+      UserError: a file is missing, the card is invalid, the tensors are not those that were
+        saved, or not those of the network that the card describes.
     """
     folder = Path(folder)
     card = read_card(folder)
@@ -110,7 +101,18 @@ def load(folder: str | Path) -> tuple[Card, Tree]:
         raise UserError(f"{tensors}: cannot be restored: {reason}") from error
     if trees.sha256(variables) != card.tensors_sha256:
         raise UserError(f"{tensors}: the tensors do not match tensors_sha256 in {CARD}")
+    _check_fits(card, variables, str(folder / CARD))
     return card, variables
+
+
+def build(card: Card) -> Model:
+    """The network that a card describes, without a head if it names no classes.
+
+    Raises:
+      UserError: an unknown architecture or stage.
+    """
+    classes = len(card.class_names) or None
+    return registry.create(card.arch, classes, through=card.through, head=card.head)
 
 
 def verify(folder: str | Path) -> Card:
@@ -223,6 +225,22 @@ def _files_sha256(folder: Path) -> str:
             digest.update(f"{name} {file.stat().st_size}\n".encode())
             digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def _check_fits(card: Card, variables: Tree, where: str) -> None:
+    """Raises UserError unless these are the leaves of the network that the card describes."""
+    try:
+        expected = trees.flatten(build(card).shapes())
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    found = trees.flatten(variables)
+    problems = [f"unexpected {path}" for path in found if path not in expected]
+    for path, leaf in expected.items():
+        if path not in found:
+            problems.append(f"missing {path}")
+        elif found[path].shape != leaf.shape:
+            problems.append(f"{path} has shape {found[path].shape}, expected {leaf.shape}")
+    raise_problems(f"{where} is not the card of these tensors", problems)
 
 
 def _checkpointer() -> Any:

@@ -1,62 +1,20 @@
-"""PyTorch names -> ours, one table per family, and the strict import of a weight file.
+"""A PyTorch state dict into our variables, strictly, and back.
 
-After `readers`, before `store`. A table row is (torch name, our path, axes): `{s}`, `{b}` and `{c}`
-stand for numbers, and `axes` is the transpose that turns torch's layout into ours. Exactly one row
-matches a tensor. Torch counts its layers and blocks as we do: `layer3.1` is `stage3/block1`.
+After `readers` and `torch_tables`, which says what each tensor is called; before `store`.
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 
 from jxfer import trees
+from jxfer.errors import UserError
 from jxfer.models.registry import Architecture, Model
 from jxfer.trees import Tree
 from jxfer.zoo.report import Report, raise_problems
-
-_CONV = (2, 3, 1, 0)  # [out, in, kh, kw] -> [kh, kw, in, out]
-_DENSE = (1, 0)  # [out, in] -> [in, out]
-_VECTOR = (0,)
-
-Row = tuple[str, str, tuple[int, ...]]
-
-
-def _conv_and_norm(conv: str, norm: str, our_conv: str, our_norm: str) -> tuple[Row, ...]:
-    return (
-        (f"{conv}.weight", f"params/{our_conv}/kernel", _CONV),
-        (f"{norm}.weight", f"params/{our_norm}/scale", _VECTOR),
-        (f"{norm}.bias", f"params/{our_norm}/bias", _VECTOR),
-        (f"{norm}.running_mean", f"batch_stats/{our_norm}/mean", _VECTOR),
-        (f"{norm}.running_var", f"batch_stats/{our_norm}/var", _VECTOR),
-        (f"{conv}.bias", f"params/{our_norm}/bias", _VECTOR),  # BatchNorm folded into it
-    )
-
-
-def _table(shortcut: str, head: str) -> tuple[Row, ...]:
-    layer, block = "layer{s}.{b}", "stage{s}/block{b}"
-    return (
-        *_conv_and_norm("conv1", "bn1", "stem/conv", "stem/norm"),
-        *_conv_and_norm(
-            f"{layer}.conv{{c}}", f"{layer}.bn{{c}}", f"{block}/conv{{c}}", f"{block}/norm{{c}}"
-        ),
-        *_conv_and_norm(
-            f"{layer}.{shortcut}.0",
-            f"{layer}.{shortcut}.1",
-            f"{block}/downsample/conv",
-            f"{block}/downsample/norm",
-        ),
-        (f"{head}.weight", "params/head/linear/kernel", _DENSE),
-        (f"{head}.bias", "params/head/linear/bias", _VECTOR),
-    )
-
-
-TABLES: dict[str, tuple[Row, ...]] = {
-    "resnet": _table(shortcut="downsample", head="fc"),  # torchvision
-    "cifar_resnet": _table(shortcut="shortcut", head="linear"),  # the usual CIFAR-10 code
-}
+from jxfer.zoo.torch_tables import VECTOR, Layout, our_path, table, torch_name
 
 # A folded norm adds a bias and nothing else. With eps = 1e-5 the sum var + eps is exactly 1 in
 # float32, so 1 / sqrt(var + eps) is exactly 1 and the layer gives back its input plus the bias.
@@ -76,12 +34,12 @@ class ImportResult:
 
 def class_count(tensors: Mapping[str, np.ndarray], architecture: Architecture) -> int | None:
     """Number of classes of the file's head, or None if it has none."""
-    name = _torch_name("params/head/linear/kernel", architecture.family)
-    return int(tensors[name].shape[0]) if name in tensors else None
+    names = (name for name, path, _ in table(architecture) if path == "params/head/linear/kernel")
+    return next((int(tensors[name].shape[0]) for name in names if name in tensors), None)
 
 
 def import_torch(tensors: Mapping[str, np.ndarray], model: Model) -> ImportResult:
-    """Renames and transposes a PyTorch state dict; every tensor must find its place.
+    """Renames and converts a PyTorch state dict; every tensor must find its place.
 
     Tensors of stages that `model` does not build, of the head where it has none, and the counters
     `num_batches_tracked` are dropped. A convolution that has a bias and no norm is taken as one
@@ -89,24 +47,26 @@ def import_torch(tensors: Mapping[str, np.ndarray], model: Model) -> ImportResul
 
     Args:
       tensors: as from `readers.read_tensors`, in torch's names and layouts.
-      model: what to fill. Shapes are compared before anything is allocated.
+      model: what to fill, with a linear head or none. Shapes are compared before anything is
+        allocated.
 
     Raises:
-      UserError: tensors are missing, unexpected, given twice, of another shape, not floating
-        point or not finite. One line with all of them.
+      UserError: the head is not linear; or tensors are missing, unexpected, given twice, of another
+        shape, not floating point or not finite: one line with all of them.
     """
+    _check_head(model)
     arch = model.architecture
     beyond = set(arch.stages) - set(model.stages)
     if model.num_classes is None:
         beyond.add("head")
     expected = trees.flatten(model.shapes())
-    found: dict[str, tuple[str, tuple[int, ...]]] = {}  # our path -> (torch name, axes)
+    found: dict[str, tuple[str, Layout]] = {}  # by our path: torch's name
     dropped, problems = [], []
     for name in sorted(tensors):
         if name.rpartition(".")[2] == "num_batches_tracked":
             dropped.append(name)
             continue
-        path, axes = _our_path(name, arch.family) or ("", ())
+        path, layout = our_path(name, arch) or ("", VECTOR)
         if path and path.split("/")[1] in beyond:
             dropped.append(name)
         elif path not in expected:
@@ -114,11 +74,11 @@ def import_torch(tensors: Mapping[str, np.ndarray], model: Model) -> ImportResul
         elif path in found:
             problems.append(f"{found[path][0]} and {name} both stand for {path}")
         else:
-            found[path] = name, axes
-            problems.extend(_mismatch(name, tensors[name], axes, expected[path].shape))
-    folded = _folded_leaves({path: name for path, (name, _) in found.items()}, arch.family)
+            found[path] = name, layout
+            problems.extend(_mismatch(name, tensors[name], layout, expected[path].shape))
+    folded = _folded_leaves({path: name for path, (name, _) in found.items()}, arch)
     missing = [path for path in expected if path not in found and path not in folded]
-    names = [_torch_name(path, arch.family) for path in missing]
+    names = [torch_name(path, arch)[0] for path in missing]
     raise_problems(arch.name, [f"missing {name}" for name in sorted(names)] + problems)
 
     flat = {}
@@ -126,17 +86,48 @@ def import_torch(tensors: Mapping[str, np.ndarray], model: Model) -> ImportResul
         if path in folded:
             flat[path] = np.full(leaf.shape, folded[path], np.float32)
         else:
-            name, axes = found[path]
-            flat[path] = np.ascontiguousarray(tensors[name].transpose(axes), np.float32)
+            name, layout = found[path]
+            flat[path] = layout.to_ours(tensors[name], leaf.shape)
     report = Report(loaded=tuple(sorted(flat)), reinitialised=(), dropped=tuple(dropped))
     return ImportResult(trees.unflatten(flat), report, "folded" if folded else "standard")
 
 
-def _mismatch(
-    name: str, tensor: np.ndarray, axes: tuple[int, ...], shape: tuple[int, ...]
-) -> list[str]:
-    """What is wrong with a tensor that shall get `shape` by `axes`: nothing, or one problem."""
-    wanted = tuple(shape[axes.index(i)] for i in range(len(axes)))  # in torch's layout
+def export_torch(variables: Tree, model: Model) -> dict[str, np.ndarray]:
+    """The way back: a state dict that PyTorch's own network loads with `strict=True`.
+
+    Import, then export, gives every floating-point tensor back bit for bit. A norm that came
+    folded is written as the norm that it is, and the counters `num_batches_tracked`, which torch
+    sets to zero where they are missing, are left out.
+
+    Args:
+      variables: of `model`.
+      model: all its stages are written, and its linear head.
+
+    Returns:
+      {torchvision's name (timm's where torchvision has no such network): float32, C-contiguous}.
+
+    Raises:
+      UserError: the head is not linear, which those networks do not have.
+    """
+    _check_head(model)
+    tensors = {}
+    for path, leaf in trees.flatten(variables).items():
+        name, layout = torch_name(path, model.architecture)
+        tensors[name] = layout.to_torch(leaf)
+    return tensors
+
+
+def _check_head(model: Model) -> None:
+    if model.num_classes is not None and model.head.kind != "linear":
+        raise UserError(
+            f"{model.architecture.name} has one linear layer as its head in PyTorch; this head is "
+            f"of kind {model.head.kind}"
+        )
+
+
+def _mismatch(name: str, tensor: np.ndarray, layout: Layout, shape: tuple[int, ...]) -> list[str]:
+    """What is wrong with a tensor that shall become a leaf of `shape`: nothing, or one problem."""
+    wanted = layout.torch_shape(shape)
     if tensor.shape != wanted:
         return [f"{name} has shape {tensor.shape}, expected {wanted}"]
     if not np.issubdtype(tensor.dtype, np.floating):
@@ -144,12 +135,13 @@ def _mismatch(
     return [] if np.isfinite(tensor).all() else [f"{name} holds NaN or infinity"]
 
 
-def _folded_leaves(found: Mapping[str, str], family: str) -> dict[str, np.float32]:
+def _folded_leaves(found: Mapping[str, str], architecture: Architecture) -> dict[str, np.float32]:
     """Path -> constant, for the leaves beside each norm bias that came from a convolution."""
     leaves: dict[str, np.float32] = {}
     for path, name in found.items():
         norm, _, leaf = path.removeprefix("params/").rpartition("/")
-        if leaf != "bias" or name == _torch_name(path, family):
+        is_norm = "norm" in norm.rpartition("/")[2]
+        if leaf != "bias" or not is_norm or name == torch_name(path, architecture)[0]:
             continue
         constants = {
             f"params/{norm}/scale": np.float32(1),
@@ -160,32 +152,3 @@ def _folded_leaves(found: Mapping[str, str], family: str) -> dict[str, np.float3
         if not constants.keys() & found.keys():
             leaves |= constants
     return leaves
-
-
-def _our_path(name: str, family: str) -> tuple[str, tuple[int, ...]] | None:
-    """Our path and the axes for a torch name; None if no row matches.
-
-    Raises:
-      ValueError: two rows match; the table is wrong.
-    """
-    matches = [
-        (ours.format_map(match.groupdict()), axes)
-        for torch, ours, axes in TABLES[family]
-        if (match := re.fullmatch(_pattern(torch), name))
-    ]
-    if len(matches) > 1:
-        raise ValueError(f"{len(matches)} rows of the {family} table match {name}")
-    return matches[0] if matches else None
-
-
-def _torch_name(path: str, family: str) -> str:
-    """The torch name of one of our paths: the first row wins, so a norm's own bias."""
-    for torch, ours, _ in TABLES[family]:
-        if match := re.fullmatch(_pattern(ours), path):
-            return torch.format_map(match.groupdict())
-    raise ValueError(f"the {family} table has no torch name for {path}")
-
-
-def _pattern(template: str) -> str:
-    """A regular expression in which each `{x}` is a group x of digits."""
-    return re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(template))

@@ -1,6 +1,6 @@
-"""An entry's tensors into a model: strict merge, new head, truncation.
+"""An entry's tensors into a model: strict merge, new head, truncation, re-use of stages.
 
-After `store` in the flow. Weights come first and the optimizer is built on the result, so that
+After `reuse` in the flow. Weights come first and the optimizer is built on the result, so that
 what is frozen or regularised towards the start is what was loaded.
 """
 
@@ -16,6 +16,7 @@ from jxfer.models.registry import Model
 from jxfer.trees import Tree
 from jxfer.zoo.card import Card
 from jxfer.zoo.report import Report, raise_problems
+from jxfer.zoo.reuse import Leaves, reused_leaves
 
 
 def transplant(
@@ -23,39 +24,65 @@ def transplant(
     card: Card,
     source_variables: Tree,
     *,
-    head: Literal["new", "keep"],
-    class_names: Sequence[str],
-    seed: int,
+    head: Literal["new", "keep"] = "new",
+    class_names: Sequence[str] = (),
+    seed: int = 0,
+    reuse: Sequence[str] = (),
 ) -> tuple[Tree, Report]:
     """Fills a model's backbone, and its head or not, from an entry.
 
     Every backbone leaf of the model must be there with its shape. Stages that the model does not
-    build, and the head where it is not kept, are dropped.
+    build, and the head where it is not kept, are dropped. With `reuse` only the named stages are
+    taken over, as far as they fit, and the model may be of another architecture; all else is new.
+
+    Example: the first stages of a ResNet-18 into a ResNet-34.
+
+        card, variables = store.load(store.resolve("resnet18-imagenet"))
+        model = registry.create("resnet34", num_classes=5)
+        variables, report = jxfer.transplant(model, card, variables, reuse=["stem", "stage1"])
 
     Args:
       model: the target, with or without a head.
       card: the entry's card.
       source_variables: the entry's `{"params": ..., "batch_stats": ...}`.
       head: "new" draws the head afresh; "keep" loads it, for the same classes.
-      class_names: the target's classes in the order of the logits; not read for a model without
-        a head.
-      seed: of the new head, which equals that of `model.init(seed)`.
+      class_names: the target's classes in the order of the logits; read for a head that is kept.
+      seed: of the new leaves, which equal those of `model.init(seed)`.
+      reuse: stages to take over; empty for all that the model has, strictly.
 
     Returns:
       (variables of np.ndarray, report). The report's names are paths with their collection, such
       as `params/stage1/block0/conv1/kernel`.
 
     Raises:
-      UserError: another architecture; stages that the entry lacks; leaves missing, unexpected or
-        of another shape (all in one line); a head that cannot be kept.
+      UserError: another architecture without `reuse`; stages that the entry lacks; leaves missing,
+        unexpected or of another shape (all in one line); a head that cannot be kept; as
+        `reuse.reused_leaves`.
     """
-    _check_backbone(model, card)
-    if head == "keep" and model.num_classes is not None:
-        _check_classes(card, class_names)
     source, target = trees.flatten(source_variables), trees.flatten(model.shapes())
+    if reuse:
+        if head == "keep":
+            raise UserError("--model.reuse puts a new head on what it takes; set --model.head new")
+        loaded = reused_leaves(model, card, source, target, reuse)
+        dropped = [path for path in source if path not in loaded]
+    else:
+        _check_backbone(model, card)
+        if head == "keep" and model.num_classes is not None:
+            _check_classes(card, class_names)
+        loaded, dropped = _strict(model, card, source, target, head)
+    reinitialised = [path for path in target if path not in loaded]
+    flat = {path: np.asarray(source[path]) for path in loaded}
+    flat |= {path: initialise.draw(path, target[path].shape, seed) for path in reinitialised}
+    report = Report(tuple(loaded), tuple(reinitialised), tuple(dropped))
+    return trees.unflatten(dict(sorted(flat.items()))), report
 
+
+def _strict(
+    model: Model, card: Card, source: Leaves, target: Leaves, head: Literal["new", "keep"]
+) -> tuple[list[str], list[str]]:
+    """(paths to load: all but a new head, paths to drop); raises where they do not match."""
     stages_beyond = set(model.architecture.stages) - set(model.stages)
-    reinitialised = [path for path in target if _part(path) == "head" and head == "new"]
+    loaded = [path for path in target if not (_part(path) == "head" and head == "new")]
     dropped, problems = [], []
     for path in source:
         if _part(path) in stages_beyond or (
@@ -64,7 +91,6 @@ def transplant(
             dropped.append(path)
         elif path not in target:
             problems.append(f"unexpected {path}")
-    loaded = [path for path in target if path not in reinitialised]
     for path in loaded:
         if path not in source:
             problems.append(f"missing {path}")
@@ -72,11 +98,7 @@ def transplant(
             shapes = f"{source[path].shape}, expected {target[path].shape}"
             problems.append(f"{path} has shape {shapes}")
     raise_problems(f"{card.name} into {model.architecture.name}", problems)
-
-    flat = {path: np.asarray(source[path]) for path in loaded}
-    flat |= {path: initialise.draw(path, target[path].shape, seed) for path in reinitialised}
-    report = Report(tuple(loaded), tuple(reinitialised), tuple(dropped))
-    return trees.unflatten(dict(sorted(flat.items()))), report
+    return loaded, dropped
 
 
 def _part(path: str) -> str:
@@ -88,7 +110,8 @@ def _check_backbone(model: Model, card: Card) -> None:
     arch = model.architecture
     if card.arch != arch.name:
         raise UserError(
-            f"{card.name} is a {card.arch}, not a {arch.name}; set --model.arch {card.arch}"
+            f"{card.name} is a {card.arch}, not a {arch.name}; set --model.arch {card.arch}, "
+            "or name the stages to take over with --model.reuse"
         )
     if card.through is None:
         return

@@ -114,7 +114,8 @@ def test_another_run_starts_from_a_run(run, images, tmp_path, capsys):
         "params/head/linear/bias",
         "params/head/linear/kernel",
     ]
-    assert store.read_card(tmp_path / "next" / "model").parent == "run"
+    (parent,) = store.read_card(tmp_path / "next" / "model").parents
+    assert parent.name == "run"
 
 
 @pytest.mark.parametrize(

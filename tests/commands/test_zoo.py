@@ -100,7 +100,7 @@ def test_class_names_from_a_file(weights, zoo, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--class-names", "a,b"], ("2 names", "3 classes")),
+        (["--class-names", "a,b"], ("2 names", "has 3")),
         (["--class-names", "a,b,a"], ("'a' twice",)),
         ([], ("head of 3 classes", "--class-names", "--headless")),
         (["--through", "stage1", "--class-names", "a,b,c"], ("keep no head",)),

@@ -31,6 +31,14 @@ SHAPES = {
     "7x7 stride 2, odd": (2, 15, 17, 3, 8, 7, 2, 3),
     "6x6 over the whole map": (2, 6, 6, 4, 8, 6, 1, 0),
 }
+# batch, height, width, C_in, C_out, kernel, stride, padding, groups
+GROUPED = {
+    "3x3, 4 groups": (2, 8, 8, 16, 16, 3, 1, 1, 4),
+    "3x3 stride 2, 4 groups": (2, 9, 7, 16, 16, 3, 2, 1, 4),
+    "3x3, 2 groups in runs of 4": (2, 8, 8, 32, 48, 3, 1, 1, 2),
+    "1x1, fewer outputs than inputs": (2, 6, 5, 12, 6, 1, 1, 0, 3),
+    "depthwise": (2, 7, 7, 6, 6, 3, 1, 1, 6),
+}
 SHAPES_GIVEN = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 
@@ -39,6 +47,18 @@ def plain(images, kernel, stride, padding):
     return lax.conv_general_dilated(
         images, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def grouped(groups):
+    """The plain convolution and ours, with groups."""
+
+    def plain(images, kernel, stride, padding):
+        return convolution.conv_xla(images, kernel, stride, padding, groups)
+
+    def ours(images, kernel, stride, padding):
+        return conv_general(images, kernel, stride, padding, groups)
+
+    return plain, ours
 
 
 def draw(shape):
@@ -76,6 +96,24 @@ def test_both_gradients_are_those_of_the_plain_convolution(shape):
     )
     for ours, theirs in zip(found, wanted, strict=True):
         assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("shape", GROUPED.values(), ids=GROUPED)
+def test_groups_are_those_of_the_plain_convolution_and_so_are_the_gradients(shape):
+    b, h, w, c_in, c_out, k, stride, padding, groups = shape
+    images, _, _, _ = draw((b, h, w, c_in, c_out, k, stride, padding))
+    kernel = np.random.default_rng(3).normal(size=(k, k, c_in // groups, c_out))
+    kernel = kernel.astype(np.float32)
+    plain, ours = grouped(groups)
+    output = plain(images, kernel, stride, padding)
+    assert_close(ours(images, kernel, stride, padding), output)
+    weights = np.random.default_rng(1).normal(size=output.shape).astype(np.float32)
+    wanted, found = (
+        jax.jit(jax.grad(loss_with(conv, weights, stride, padding), (0, 1)))(images, kernel)
+        for conv in (plain, ours)
+    )
+    for a, b in zip(found, wanted, strict=True):
+        assert_close(a, b)
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere XLA's gradient is used")

@@ -7,6 +7,7 @@ import pytest
 from jxfer import trees
 from jxfer.errors import UserError
 from jxfer.models import registry
+from jxfer.models.heads import HeadConfig
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,27 @@ def test_a_truncated_backbone_gives_the_features_of_the_whole_one(model, variabl
             | {"stage3": (14, 14, 1024), "stage4": (7, 7, 2048)}
             | {"pooled": (2048,), "logits": (5,)},
         ),
+        (
+            "resnet50d",
+            (65, 224),
+            {"stem": (17, 56, 64), "stage1": (17, 56, 256), "stage2": (9, 28, 512)}
+            | {"stage3": (5, 14, 1024), "stage4": (3, 7, 2048)}
+            | {"pooled": (2048,), "logits": (5,)},
+        ),
+        (
+            "alexnet",
+            (224, 63),
+            {"stage1": (27, 7, 64), "stage2": (13, 3, 192), "stage3": (13, 3, 384)}
+            | {"stage4": (13, 3, 256), "stage5": (6, 1, 256)}
+            | {"fc6": (4096,), "fc7": (4096,), "pooled": (4096,), "logits": (5,)},
+        ),
+        (
+            "vgg11_bn",
+            (224, 75),
+            {"stage1": (112, 37, 64), "stage2": (56, 18, 128), "stage3": (28, 9, 256)}
+            | {"stage4": (14, 4, 512), "stage5": (7, 2, 512)}
+            | {"fc6": (4096,), "fc7": (4096,), "pooled": (4096,), "logits": (5,)},
+        ),
     ],
 )
 def test_one_pass_gives_every_stage_by_name_at_any_size(arch, size, expected):
@@ -118,6 +140,53 @@ def test_one_pass_gives_every_stage_by_name_at_any_size(arch, size, expected):
     assert {name: output.shape for name, output in outputs.items()} == {
         name: (2, *shape) for name, shape in expected.items()
     }
+
+
+def test_a_network_cut_after_a_fully_connected_stage_pools_nothing():
+    model = registry.create("alexnet", 5, through="fc6")
+    assert model.stages == ("stage1", "stage2", "stage3", "stage4", "stage5", "fc6")
+    images = jax.ShapeDtypeStruct((2, 64, 64, 3), np.float32)
+    outputs, _ = jax.eval_shape(model.apply, model.shapes(), images)
+    assert outputs["pooled"].shape == outputs["fc6"].shape == (2, 4096)
+    cut = registry.create("alexnet", 5, through="stage4")
+    outputs, _ = jax.eval_shape(cut.apply, cut.shapes(), images)
+    assert outputs["pooled"].shape == (2, 256)
+
+
+@pytest.mark.parametrize("arch", ["alexnet", "vgg11"])
+def test_an_image_on_which_a_map_vanishes_is_refused(arch, one_line):
+    model = registry.create(arch, 5)
+    smallest = model.architecture.smallest
+    for side, refused in ((smallest, False), (smallest - 1, True)):
+        images = jax.ShapeDtypeStruct((2, side, 300, 3), np.float32)
+        if refused:
+            with one_line(arch, f"at least {smallest} px, not {side}"):
+                jax.eval_shape(model.apply, model.shapes(), images)
+        else:
+            outputs, _ = jax.eval_shape(model.apply, model.shapes(), images)
+            assert min(outputs["stage5"].shape) == 1
+
+
+def test_stages_of_a_network_without_a_stem(one_line):
+    with one_line(
+        "alexnet has no stage 'stem'", "stage1, stage2, stage3, stage4, stage5, fc6, fc7"
+    ):
+        registry.create("alexnet", 5, through="stem")
+
+
+def test_a_network_without_norms_has_no_statistics():
+    model = registry.create("alexnet", None, through="stage1")
+    assert model.norm_paths() == ()
+    assert model.shapes()["batch_stats"] == {} == model.init(0)["batch_stats"]
+    variables = {"params": model.init(0)["params"]}  # as stored, where empty dicts vanish
+    _, statistics = jax.eval_shape(model.apply, variables, draw(1, 63, 63, 3))
+    assert statistics == {}
+
+
+def test_dropout_paths_are_all_that_drop():
+    assert registry.create("resnet20", 5).dropout_paths() == ()
+    assert registry.create("vgg11", 5).dropout_paths() == ("fc6/dropout", "fc7/dropout")
+    assert registry.create("vgg11", 5, through="stage5").dropout_paths() == ()
 
 
 def test_pooled_features_are_the_mean_of_the_last_stage(model, variables):
@@ -203,3 +272,5 @@ def test_equal_models_are_one_static_argument():
     assert registry.create("resnet20", 5) == registry.create("resnet20", 5)
     assert hash(registry.create("resnet20", 5)) == hash(registry.create("resnet20", 5))
     assert registry.create("resnet20", 5) != registry.create("resnet20", 6)
+    head = HeadConfig(dropout=0.5)
+    assert registry.create("resnet20", 5) != registry.create("resnet20", 5, head=head)

@@ -16,6 +16,7 @@ def make_state(step):
         params=params,
         batch_stats={"stem": {"norm": {"mean": np.full(2, -step, np.float32)}}},
         opt_state=optax.sgd(0.1, 0.9).init(params),
+        seed=np.uint32(11),
     )
 
 
@@ -40,6 +41,7 @@ def test_a_state_comes_back_with_its_bits_its_types_and_its_progress(tmp_path, a
     wanted = make_state(3)
     assert found == progress(best=3)
     assert int(state.step) == 3
+    assert int(state.seed) == 11
     assert_same_bits(state.params, wanted.params)
     assert_same_bits(state.batch_stats, wanted.batch_stats)
     assert isinstance(state.opt_state[0], optax.TraceState)

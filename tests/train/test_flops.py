@@ -49,6 +49,7 @@ def step_flops(plan):
         params=shapes["params"],
         batch_stats=shapes["batch_stats"],
         opt_state=jax.eval_shape(plan.transform.init, moving),
+        seed=jax.ShapeDtypeStruct((), jnp.uint32),
     )
     devices = jax.local_device_count()
     state, batch = jax.tree.map(
@@ -177,7 +178,7 @@ def differentiate_everything(plan, make_transform):
     return plant(
         plan,
         trainable=everything,
-        train_norms=frozenset(),
+        train_layers=frozenset(),
         transform=make_transform(plan.labels),
     )
 

@@ -103,19 +103,19 @@ def test_each_strategy_has_this_exact_mask(strategy, expected, make_config):
     moving = {path for path, label in labels.items() if label != "frozen"}
     assert plan.trainable == moving
     norms = {path.rpartition("/")[0] for path in moving if "norm" in path}
-    assert plan.train_norms == norms
+    assert plan.train_layers == norms
 
 
 def test_the_norms_of_a_folded_entry_stay_frozen_when_everything_trains(small_config, make_entry):
     model = ModelConfig(weights=make_entry("folded"))
     _, plan = prepare(small_config(model=model, strategy=StrategyConfig("full")))
-    assert plan.train_norms == frozenset()
+    assert plan.train_layers == frozenset()
 
 
 def test_the_norms_of_a_folded_entry_train_from_scratch(small_config, make_entry):
     model = ModelConfig(weights=make_entry("folded"))
     _, plan = prepare(small_config(model=model, strategy=StrategyConfig("scratch")))
-    assert plan.train_norms == frozenset(plan.model.norm_paths())
+    assert plan.train_layers == frozenset(plan.model.norm_paths())
 
 
 def test_the_optimizer_holds_nothing_for_frozen_leaves(make_config):

@@ -10,13 +10,19 @@ import jax
 import pytest
 
 from jxfer.data.sources import DataConfig
+from jxfer.models.heads import HeadConfig
 from jxfer.train import loop, run_folder
+from jxfer.zoo.pretrained import ModelConfig
 
 
 @pytest.fixture(scope="module")
 def config(small_config):
-    """18 steps, 2.25 an epoch: lines, checkpoints and epochs end at different steps."""
-    return small_config(epochs=8.0, eval_every=4.0, checkpoint_every=6)
+    """18 steps, 2.25 an epoch: lines, checkpoints and epochs end at different steps.
+
+    With dropout, whose masks have to come back too.
+    """
+    model = ModelConfig(arch="resnet20", through="stage1", classifier=HeadConfig(dropout=0.25))
+    return small_config(model=model, epochs=8.0, eval_every=4.0, checkpoint_every=6)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 import pytest
 
-from jxfer.transfer.labels import label_tree, train_norms, trainable
+from jxfer.transfer.labels import label_tree, train_layers, trainable
 
 PARAMS = {
     "stem": {"conv": {"kernel": 0}, "norm": {"scale": 0, "bias": 0}},
@@ -72,4 +72,21 @@ def test_frozen_leaves_are_those_that_do_not_train():
     ],
 )
 def test_a_norm_trains_exactly_where_one_of_its_parameters_does(rules, expected):
-    assert train_norms(label_tree(PARAMS, rules), NORMS) == expected
+    assert train_layers(label_tree(PARAMS, rules), NORMS) == expected
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ([("head/.*", "head"), (".*", "frozen")], {"head/dropout"}),
+        ([("head/.*|fc6/bias", "head"), (".*", "frozen")], {"fc6/dropout", "head/dropout"}),
+        ([("fc60/.*", "head"), (".*", "frozen")], set()),
+        ([("fc6/.*", "head"), (".*", "frozen")], {"fc6/dropout"}),
+        ([(".*", "frozen")], set()),
+    ],
+)
+def test_a_dropout_drops_exactly_where_a_parameter_beside_it_trains(rules, expected):
+    layer = {"kernel": 0, "bias": 0}
+    params = {"fc6": layer, "fc60": layer, "head": {"linear": layer}}
+    labels = label_tree(params, rules)
+    assert train_layers(labels, (), ("fc6/dropout", "head/dropout")) == expected

@@ -40,3 +40,22 @@ def test_freeze_through_goes_with_partial_alone(name, one_line):
 def test_partial_needs_a_stage_that_the_model_has(freeze_through, one_line):
     with one_line("--strategy.freeze-through", "stem, stage1, stage2"):
         phases(StrategyConfig("partial", freeze_through), STAGES)
+
+
+def test_new_parts_take_the_full_rate():
+    (phase,) = phases(StrategyConfig("partial", "stem"), STAGES, ("stage1/block2", "stage2"))
+    assert phase.rules == (
+        ("stage1/block2/.*", "head"),
+        ("stage2/.*", "head"),
+        ("stem/.*", "frozen"),
+        ("stage1/.*", "low_lr"),
+        ("head/.*", "head"),
+    )
+
+
+@pytest.mark.parametrize(
+    "config", [StrategyConfig("linear_probe"), StrategyConfig("partial", "stage1")]
+)
+def test_new_parts_are_never_frozen(config, one_line):
+    with one_line("stage1/block2 is new", config.name, "--strategy.name full"):
+        phases(config, STAGES, ("stage1/block2",))

@@ -3,7 +3,9 @@ import json
 
 import pytest
 
-from jxfer.zoo.card import Card, Measurement
+from jxfer.zoo.card import Ancestor, Card, Measurement
+
+PARENT = Ancestor("first", "resnet20", "digits", None, "https://example.org/net", "ab" * 32, "cd")
 
 
 def full(card):
@@ -11,6 +13,7 @@ def full(card):
         card,
         through="stage2",
         reported_accuracy=0.9173,
+        parents=(PARENT, PARENT),
         measured=(Measurement("folder:ünïcode", "test", 0.75, 3, 4),),
         config={"optimizer": {"learning_rate": 0.1}, "steps": [1, 2]},
         seed=3,
@@ -34,12 +37,27 @@ def test_every_field_is_documented():
         assert after.strip().startswith('"""'), field.name
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Card)])
-def test_a_missing_field_is_named(one_line, card, field):
-    value = json.loads(card.to_json())
-    del value[field]
-    with one_line("a/card.json", field, "missing"):
-        Card.from_json(json.dumps(value), "a/card.json")
+def fields(value, prefix=()):
+    """Keys and indices that lead to each field of a card's JSON, nested ones too."""
+    for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(value, dict):
+            yield (*prefix, key)
+        if isinstance(child, dict | list) and key != "config":  # a config is free in form
+            yield from fields(child, (*prefix, key))
+
+
+def test_every_missing_field_is_named(one_line, card):
+    paths = list(fields(json.loads(full(card).to_json())))
+    assert {("name",), ("head", "kind"), ("parents", 1, "source"), ("measured", 0, "n")} < {*paths}
+    for *parents, field in paths:
+        value = json.loads(full(card).to_json())
+        node = value
+        for key in parents:
+            node = node[key]
+        del node[field]
+        named = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in parents)
+        with one_line(f"a/card.json: the field {f'{named}.{field}'.lstrip('.')} is missing"):
+            Card.from_json(json.dumps(value), "a/card.json")
 
 
 @pytest.mark.parametrize(

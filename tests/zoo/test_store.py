@@ -1,4 +1,5 @@
 import dataclasses
+import pickle
 import shutil
 from pathlib import Path
 
@@ -122,6 +123,66 @@ def test_a_checkpoint_that_orbax_refuses_is_one_line(one_line, entry):
     (entry / "card.json").write_text(card.to_json())
     with one_line("tensors", "cannot be restored"):
         store.load(entry)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"arch": "resnet21"}, ("unknown architecture 'resnet21'",)),
+        ({"arch": "resnet32"}, ("missing batch_stats/stage1/block3/norm1/mean",)),
+        ({"class_names": ("cat", "dog")}, ("head/linear/kernel has shape (64, 3)", "(64, 2)")),
+        ({"class_names": ()}, ("unexpected params/head/linear/kernel",)),
+        ({"through": "stage9"}, ("resnet20 has no stage 'stage9'",)),
+        ({"through": "stage2"}, ("unexpected batch_stats/stage3/block0/norm1/mean",)),
+    ],
+)
+def test_a_card_of_another_network(one_line, entry, change, words):
+    card = dataclasses.replace(store.read_card(entry), **change)
+    (entry / "card.json").write_text(card.to_json())
+    for read in (store.load, store.verify):
+        with one_line("small/card.json", *words):
+            read(entry)
+
+
+def test_a_file_where_a_folder_should_be(one_line, tmp_path, card, variables, no_zoos):
+    file = tmp_path / "file"
+    file.write_text("text")
+    with one_line(f"{file} exists"):
+        store.save(file, card, variables)
+    with one_line(f"{file} is no zoo entry"):
+        store.save(file, card, variables, overwrite=True)
+    with one_line(f"{file}: no folder can be made"):
+        store.save(file / "small", card, variables)
+    with one_line(f"{file}: holds neither card.json nor model/card.json"):
+        store.resolve(file)
+    with one_line(f"--zoo {file}: no such folder"):
+        store.search_path(str(file))
+    with one_line(f"{file / 'card.json'}: missing"):
+        store.load(file)
+    assert file.read_text() == "text"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_pickle_in_an_entry_is_never_run(one_line, entry, tmp_path):
+    """Whoever can change the files can change their digest too."""
+    mark = tmp_path / "mark"
+
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (mark,))
+
+    for file in (entry / "tensors").rglob("*"):
+        if file.is_file():
+            file.write_bytes(pickle.dumps(Evil()))
+    digest = store._files_sha256(entry / "tensors")
+    card = dataclasses.replace(store.read_card(entry), files_sha256=digest)
+    (entry / "card.json").write_text(card.to_json())
+    with one_line("tensors", "cannot be restored"):
+        store.load(entry)
+    (entry / "card.json").write_bytes(pickle.dumps(Evil()))
+    with one_line("card.json", "UTF-8"):
+        store.load(entry)
+    assert not mark.exists()
 
 
 def test_hidden_files_do_no_harm(entry):

@@ -101,7 +101,7 @@ def test_truncated_entry(one_line, card, variables):
 
 def test_another_architecture(one_line, card, variables):
     target = registry.create("resnet32", 3)
-    with one_line("small is a resnet20, not a resnet32"):
+    with one_line("small is a resnet20, not a resnet32", "--model.reuse"):
         transplant(target, card, variables, head="new", class_names=OTHER[:3], seed=0)
 
 

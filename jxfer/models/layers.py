@@ -1,0 +1,226 @@
+"""Layers that the families share: convolution, norm, pooling, dropout, fully connected.
+
+After `convolution` and `initialise`, before the families. Paddings, BatchNorm's epsilon and the
+poolings follow PyTorch, so that ported weights give the same numbers: symmetric padding (`SAME`
+differs at stride 2) and a max-pool padded with -inf.
+
+A layer that behaves differently in training finds its own path in `train_layers`; every other one
+runs as in evaluation.
+"""
+
+import zlib
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jxfer.errors import UserError
+from jxfer.models.convolution import conv_general
+from jxfer.models.initialise import declared
+
+TrainLayers = frozenset[str]
+
+
+class Window(NamedTuple):
+    """What one output of a convolution or pooling sees, in positions of its input."""
+
+    size: int
+    stride: int
+    padding: int
+
+
+class Conv(nn.Module):
+    """Convolution, padded symmetrically as PyTorch does. [B, H, W, C] -> same rank.
+
+    Attributes:
+      padding: zeros on each side; None keeps the size at stride 1.
+      groups: each group of output channels sees its own C / groups input channels.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    padding: int | None = None
+    groups: int = 1
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", declared, shape, jnp.float32)
+        padding = self.kernel_size // 2 if self.padding is None else self.padding
+        x = conv_general(x, kernel, self.stride, padding, self.groups)
+        if self.use_bias:
+            x = _add_bias(x, self.param("bias", declared, (self.features,), jnp.float32))
+        return x
+
+
+class Norm(nn.Module):
+    """BatchNorm (Ioffe & Szegedy 2015) that asks by its path whether it trains.
+
+    A layer whose path is in `train_layers` normalises by the batch and moves its running averages
+    (which keep 0.9 of the old value, PyTorch's momentum of 0.1); every other layer runs on its
+    stored averages. `axis_name` synchronises the batch's moments over devices.
+    """
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train_layers: TrainLayers) -> jax.Array:
+        path = "/".join(self.path)
+        norm = nn.BatchNorm(
+            use_running_average=path not in train_layers,
+            momentum=0.9,
+            epsilon=1e-5,
+            axis_name=self.axis_name,
+        )
+        nn.share_scope(self, norm)  # the leaves are norm/scale, not norm/BatchNorm_0/scale
+        return norm(x)
+
+
+class Dropout(nn.Module):
+    """Dropout (Srivastava et al. 2014), scaled in training so that evaluation is the identity.
+
+    A layer whose path is in `train_layers` drops each value with probability `rate` and divides
+    the others by 1 - rate. The mask of an example is drawn from its own key and the layer's path:
+    it does not depend on what else is in the batch or on the device that holds it.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, train_layers: TrainLayers, keys: jax.Array | None
+    ) -> jax.Array:
+        """Drops values of `x` [B, ...]; `keys` [B] holds a typed PRNG key an example.
+
+        Raises:
+          ValueError: the layer trains and has no keys.
+        """
+        if not self.rate:
+            return x
+        # Seen by `init` alone: how `Model.dropout_paths` finds the layer.
+        self.sow("dropout", "rate", jnp.float32(self.rate))
+        path = "/".join(self.path)
+        if path not in train_layers:
+            return x
+        if keys is None:
+            raise ValueError(f"{path} is in train mode and needs a key for each example")
+
+        def mask(key: jax.Array) -> jax.Array:
+            key = jax.random.fold_in(key, zlib.crc32(path.encode()))
+            return jax.random.bernoulli(key, 1 - self.rate, x.shape[1:])
+
+        return jnp.where(jax.vmap(mask)(keys), x / (1 - self.rate), 0)
+
+
+class FullyConnected(nn.Module):
+    """A fully connected layer over a map, stored as the convolution that it is, then ReLU.
+
+    Its kernel is [side, side, C, features]. On a map of exactly that side, or on vectors where the
+    side is 1, the layer is one matrix product.
+
+    Attributes:
+      rate: of the dropout, whose path is the layer's own plus `/dropout`.
+      drops: what the dropout acts on, the layer's input or its output after ReLU.
+      dense: slide over a map of at least `side`: [B, h, w, C] -> [B, h', w', features].
+    """
+
+    features: int
+    side: int
+    rate: float
+    drops: Literal["input", "output"]
+    dense: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, train_layers: TrainLayers, keys: jax.Array | None
+    ) -> jax.Array:
+        """[B, side, side, C] (or [B, C] where the side is 1) -> [B, features]."""
+        shape = (self.side, self.side, x.shape[-1], self.features)
+        kernel = self.param("kernel", declared, shape, jnp.float32)
+        bias = self.param("bias", declared, (self.features,), jnp.float32)
+        dropout = Dropout(self.rate, name="dropout")
+        if self.drops == "input":
+            x = dropout(x, train_layers, keys)
+        if self.dense:
+            check_window(x, self.side)
+            y = conv_general(x, kernel, 1, 0)
+        else:
+            y = x.reshape(x.shape[0], -1) @ kernel.reshape(-1, self.features)
+        y = nn.relu(_add_bias(y, bias))
+        return dropout(y, train_layers, keys) if self.drops == "output" else y
+
+
+def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Array:
+    """Largest value of each window; [B, H, W, C] -> same rank, sizes rounded down."""
+    pads = ((padding, padding), (padding, padding))
+    return nn.max_pool(x, (size, size), strides=(stride, stride), padding=pads)
+
+
+def halving_pool(x: jax.Array) -> jax.Array:
+    """Mean of each 2x2 window at stride 2; a window over an odd edge counts the pixels it has.
+
+    PyTorch's `AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)`.
+    """
+    pads = tuple((0, side % 2) for side in x.shape[1:3])
+    return nn.avg_pool(x, (2, 2), strides=(2, 2), padding=pads, count_include_pad=False)
+
+
+def adaptive_pool(x: jax.Array, side: int) -> jax.Array:
+    """[B, H, W, C] -> [B, side, side, C], the identity where H and W are `side`.
+
+    PyTorch's `AdaptiveAvgPool2d`: output i is the mean of rows floor(i * H / side) up to, without,
+    ceil((i + 1) * H / side), and so for columns. Windows overlap where `side` does not divide H,
+    and repeat where H is smaller.
+    """
+    if x.shape[1:3] == (side, side):
+        return x
+    rows, columns = (_window_means(size, side) for size in x.shape[1:3])
+    return jnp.einsum("ih,bhwc,jw->bijc", rows, x, columns, precision=lax.Precision.HIGHEST)
+
+
+def _window_means(size: int, windows: int) -> np.ndarray:
+    """[windows, size]: row i takes the mean over window i."""
+    means = np.zeros((windows, size), np.float32)
+    for i in range(windows):
+        start, end = i * size // windows, -(-(i + 1) * size // windows)
+        means[i, start:end] = 1 / (end - start)
+    return means
+
+
+def mean_pool(x: jax.Array, window: int | None = None) -> jax.Array:
+    """Mean over positions, or over each `window` x `window` of them at stride 1.
+
+    Args:
+      x: [B, H, W, C].
+      window: None for all positions.
+
+    Returns:
+      [B, C], or [B, H - window + 1, W - window + 1, C].
+    """
+    if window is None:
+        return jnp.mean(x, axis=(1, 2))
+    check_window(x, window)
+    return nn.avg_pool(x, (window, window), strides=(1, 1))
+
+
+def check_window(x: jax.Array, window: int) -> None:
+    """Refuses a map [B, H, W, C] on which a `window` x `window` classifier has no place.
+
+    Raises:
+      UserError: H or W is smaller than the window.
+    """
+    height, width = x.shape[1:3]
+    if min(height, width) < window:
+        raise UserError(
+            f"the image is too small: its last map is {height}x{width}, and the classifier covers "
+            f"{window}x{window} positions; give images of at least the training size"
+        )
+
+
+def _add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    return x + bias.reshape((1,) * (x.ndim - 1) + (-1,))

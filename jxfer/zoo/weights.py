@@ -1,0 +1,143 @@
+"""One grammar for weights: what a name stands for, and its tensors under our paths.
+
+After `store`, `hub` and `torchvision`. In order:
+
+- a path that exists: an entry's folder, a run's folder, a weight file, a folder of .npy files
+- `hf:OWNER/NAME` or `timm/NAME`: the Hugging Face Hub
+- `torchvision:NAME`: torchvision's files
+- the name of an entry in the searched zoos
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from jxfer import trees
+from jxfer.errors import UserError
+from jxfer.models import registry
+from jxfer.models.registry import Model
+from jxfer.trees import Tree
+from jxfer.zoo import hub, readers, store, torch_names, torchvision
+from jxfer.zoo.card import Card
+from jxfer.zoo.published import Published, local_file
+from jxfer.zoo.report import Report
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Variables, their card, and what was left behind."""
+
+    card: Card
+    """complete, but for the digest of an entry's files where there is no entry"""
+    variables: Tree
+    """`{"params": ..., "batch_stats": ...}`, host arrays"""
+    where: str
+    """the folder, file or name that they came from"""
+    report: Report
+    """what became of a file's tensors; all of an entry's are loaded"""
+    head_classes: int | None = None
+    """classes of the head in the file, kept or dropped; None: it has none"""
+
+
+def load(name: str, *, arch: str | None = None, zoo: str | None = None) -> Weights:
+    """Finds weights, downloads them if need be, and verifies them.
+
+    A head whose classes nothing names is dropped: what it says could not be read.
+
+    Args:
+      name: see the head of this file.
+      arch: architecture, for a plain weight file; the others know theirs.
+      zoo: a folder of zoo entries that is searched first.
+
+    Raises:
+      UserError: nothing of that name, a failed download, a damaged file or entry, tensors that do
+        not fit.
+    """
+    published = find(name, arch)
+    if published is not None:
+        return convert(published)
+    folder = store.resolve(name, zoo)
+    card, variables = store.load(folder)
+    classes = len(card.class_names) or None
+    report = Report(loaded=tuple(trees.flatten(variables)), reinitialised=(), dropped=())
+    return Weights(card, variables, str(folder), report, classes)
+
+
+def find(name: str, arch: str | None = None) -> Published | None:
+    """The file that a name stands for, downloaded if need be; None where it can only be an entry.
+
+    Raises:
+      UserError: as `load`.
+    """
+    path = Path(name)
+    if readers.is_weights(path):
+        return local_file(path, arch)
+    if path.exists():
+        return None
+    if name.startswith((hub.PREFIX, hub.TIMM)):
+        return hub.fetch(name)
+    if name.startswith(torchvision.PREFIX):
+        return torchvision.fetch(name)
+    return None
+
+
+def convert(
+    published: Published,
+    *,
+    class_names: Sequence[str] = (),
+    headless: bool = False,
+    through: str | None = None,
+) -> Weights:
+    """Reads a file and gives every tensor its place.
+
+    Args:
+      published: the file and its card so far.
+      class_names: classes of the head; the card's own unless given.
+      headless: leave the head out.
+      through: the last stage to keep, without a head.
+
+    Raises:
+      UserError: a file that cannot be read, tensors that do not fit the architecture, names that
+        are not as many as the head has classes.
+    """
+    card = published.card
+    tensors, digest = readers.read_tensors(published.path)
+    architecture = registry.architecture(card.arch)
+    in_file = torch_names.class_count(tensors, architecture)
+    if published.num_classes not in (None, in_file):
+        raise UserError(
+            f"{card.name}: its config says {published.num_classes} classes, but the head of its "
+            f"weights has {in_file or 'none'}"
+        )
+    names = tuple(class_names) or card.class_names
+    if headless or through is not None or in_file is None:
+        names = ()
+    elif names and len(names) != in_file:
+        raise UserError(
+            f"{card.name}: {len(names)} names for the classes, but its head has {in_file}"
+        )
+    through = through or card.through
+    model = registry.create(card.arch, len(names) or None, through=through, head=card.head)
+    result = torch_names.import_torch(tensors, model)
+    digest_of_tensors = trees.sha256(result.variables)
+    whole = not headless and through == card.through
+    if published.layout_known and whole and digest_of_tensors != card.tensors_sha256:
+        raise UserError(
+            f"{published.path}: the tensors do not match tensors_sha256 of the card in its header; "
+            "copy or export it again"
+        )
+    card = dataclasses.replace(
+        card,
+        class_names=names,
+        through=_last_stage(model),
+        batchnorm=card.batchnorm if published.layout_known else result.batchnorm,
+        parameters=trees.size(result.variables["params"]),
+        tensors_sha256=digest_of_tensors,
+        source_sha256=card.source_sha256 if published.layout_known else digest,
+    )
+    return Weights(card, result.variables, str(published.path), result.report, in_file)
+
+
+def _last_stage(model: Model) -> str | None:
+    """As a card says it: None for all stages."""
+    return None if model.stages == model.architecture.stages else model.stages[-1]

@@ -1,0 +1,67 @@
+import json
+
+import pytest
+
+from jxfer.commands.zoo import main as zoo_command
+from jxfer.train import summary
+from jxfer.transfer.strategy import StrategyConfig
+from jxfer.zoo import store
+from jxfer.zoo.pretrained import ModelConfig, create_model
+from tests.conftest import CLASSES
+
+FIGURES = {
+    "classes": list(CLASSES),
+    "val_correct": 3,
+    "val_examples": 4,
+    "test_correct": None,
+    "test_examples": None,
+    "commit": "0123abc",
+}
+
+
+@pytest.fixture
+def chain(tmp_path, make_entry, small_config):
+    """The entries `standard`, `first`, `second` and `third`; each run started from the last."""
+    parent = make_entry("standard")
+    folders = [parent]
+    for name, strategy in (("first", "full"), ("second", "linear_probe"), ("third", "full")):
+        config = small_config(
+            model=ModelConfig(weights=str(parent)), strategy=StrategyConfig(strategy)
+        )
+        pretrained = create_model(config.model, CLASSES)
+        card = summary.model_card(name, config, pretrained, FIGURES)
+        parent = tmp_path / name
+        store.save(parent, card, pretrained.variables)
+        folders.append(parent)
+    return folders
+
+
+def test_a_card_holds_all_its_parents_nearest_first(chain):
+    cards = [store.read_card(folder) for folder in chain]
+    assert cards[0].parents == ()
+    for i, card in enumerate(cards):
+        assert card.parents == tuple(parent.as_ancestor() for parent in reversed(cards[:i]))
+    assert [parent.name for parent in cards[3].parents] == ["second", "first", "standard"]
+    assert [parent.strategy for parent in cards[3].parents] == ["linear_probe", "full", None]
+
+
+def test_random_weights_have_no_parents(chain, small_config):
+    config = small_config(
+        model=ModelConfig(weights=str(chain[1])), strategy=StrategyConfig("scratch")
+    )
+    pretrained = create_model(config.model, CLASSES, scratch=True)
+    assert summary.model_card("again", config, pretrained, FIGURES).parents == ()
+
+
+def test_show_prints_the_parents(chain, capsys):
+    zoo_command(["show", str(chain[3])])
+    out = capsys.readouterr().out
+    _, _, table = out.partition("parents, nearest first\n")
+    header, *rows = (line.split("  ") for line in table.splitlines())
+    assert header[0] == "name"
+    assert [row[0] for row in rows] == ["second", "first", "standard"]
+    assert rows[2][-1].strip() == store.read_card(chain[0]).tensors_sha256[:12]
+    zoo_command(["show", str(chain[0])])
+    assert "parents" not in capsys.readouterr().out
+    zoo_command(["show", str(chain[3]), "--json"])
+    assert len(json.loads(capsys.readouterr().out)["parents"]) == 3

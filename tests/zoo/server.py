@@ -1,0 +1,139 @@
+"""A loopback web server with the faults of real ones: what the download tests talk to."""
+
+import dataclasses
+import hashlib
+import http.server
+import threading
+import urllib.parse
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclasses.dataclass
+class File:
+    """One file that is served."""
+
+    content: bytes
+    large: bool = False
+    """kept outside git, as the Hub does: named by its sha256, and found by a redirect"""
+    damaged: bool = False
+    """one bit of what is sent is flipped"""
+    truncated: bool = False
+    """the second half is missing, and the response says so"""
+    drop_after: int | None = None
+    """the connection of the first request ends after so many bytes"""
+    drop_always: bool = False
+    """that of every request does"""
+    ranges: bool = True
+    """whether parts can be asked for"""
+
+    @property
+    def etag(self) -> str:
+        if self.large:
+            return hashlib.sha256(self.content).hexdigest()
+        return hashlib.sha1(f"blob {len(self.content)}\0".encode() + self.content).hexdigest()
+
+
+class Server:
+    """Serves `files` by path; `requests` holds (method, path, Range header) of what was asked."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, File] = {}
+        self.requests: list[tuple[str, str, str | None]] = []
+        server = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_HEAD(self) -> None:
+                server._answer(self, body=False)
+
+            def do_GET(self) -> None:
+                server._answer(self, body=True)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    def add_repository(self, name: str, **files: File) -> None:
+        """Files of a Hub repository; `config_json` is served as config.json."""
+        for key, file in files.items():
+            self.files[f"/{name}/resolve/main/{key.replace('_', '.')}"] = file
+            self.files[f"/{name}/resolve/{COMMIT}/{key.replace('_', '.')}"] = file
+
+    def got(self, suffix: str) -> list[str | None]:
+        """Range headers of the GETs of paths with this ending."""
+        return [r for method, path, r in self.requests if method == "GET" and path.endswith(suffix)]
+
+    def _answer(self, handler: http.server.BaseHTTPRequestHandler, *, body: bool) -> None:
+        # A proxy is asked for the whole address.
+        path = urllib.parse.urlsplit(handler.path).path
+        self.requests.append((handler.command, handler.path, handler.headers.get("Range")))
+        parts = path.split("/")
+        file = self.files.get(path)
+        if file is None and parts[1] == "cdn":
+            file = next((f for f in self.files.values() if f.etag == parts[2]), None)
+        if file is None:
+            code = "EntryNotFound"
+            if not self._serves(parts[:5]):
+                code = "RevisionNotFound" if self._serves(parts[:4]) else "RepoNotFound"
+            handler.send_response(404)
+            handler.send_header("X-Error-Code", code)
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return
+        if file.large and parts[1] != "cdn" and "resolve" in parts:
+            handler.send_response(302)
+            handler.send_header("Location", f"{self.url}/cdn/{file.etag}/{parts[-1]}")
+            handler.send_header("X-Repo-Commit", COMMIT)
+            handler.send_header("X-Linked-Etag", f'"{file.etag}"')
+            handler.send_header("X-Linked-Size", str(len(file.content)))
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return
+        self._send(handler, file, body)
+
+    def _serves(self, parts: list[str]) -> bool:
+        return any(name.startswith("/".join(parts) + "/") for name in self.files)
+
+    def _send(self, handler: http.server.BaseHTTPRequestHandler, file: File, body: bool) -> None:
+        content, start = bytearray(file.content), 0
+        if file.damaged:
+            content[len(content) // 2] ^= 1
+        if file.truncated:
+            del content[len(content) // 2 :]
+        asked = handler.headers.get("Range")
+        if asked and file.ranges:
+            start = int(asked.removeprefix("bytes=").split("-")[0])
+            if start >= len(content):
+                handler.send_response(416)
+                handler.send_header("Content-Length", "0")
+                handler.end_headers()
+                return
+        handler.send_response(206 if asked and file.ranges else 200)
+        if asked and file.ranges:
+            handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        handler.send_header("ETag", f'"{file.etag}"')
+        handler.send_header("X-Repo-Commit", COMMIT)
+        handler.send_header("Content-Length", str(len(content) - start))
+        handler.end_headers()
+        if not body:
+            return
+        if file.drop_after is None:
+            handler.wfile.write(content[start:])
+            return
+        handler.wfile.write(content[start : start + file.drop_after])
+        handler.wfile.flush()
+        handler.close_connection = True
+        handler.connection.close()
+        if not file.drop_always:
+            file.drop_after = None
