@@ -48,7 +48,10 @@ def local_file(path: Path, arch: str | None) -> Published:
             raise UserError(f"{path} is a {card.arch} by its own card, not a {arch}")
         return Published(path, card, layout_known=True)
     if arch is None:
-        raise UserError(f"{path} is a plain weight file: which architecture? give it by arch")
+        raise UserError(
+            f"{path} is a plain weight file: which architecture? give it as --arch, for a run as "
+            "--model.arch, or make an entry of it by jxfer zoo import"
+        )
     row = registry.architecture(arch)
     name = path.name if path.is_dir() else path.stem
     card = Card(name, arch, (), row.preprocessing, source=path.name)

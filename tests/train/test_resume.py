@@ -121,11 +121,6 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-# A failed restore leaves Orbax's other reads behind, which complain that their loop has closed.
-orbax_noise = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@orbax_noise
 @pytest.mark.parametrize("damage", [flip_a_byte, truncate])
 def test_a_rotten_checkpoint_is_reported_and_the_one_before_taken(
     damage, unfinished, config, caplog, assert_same_run
@@ -138,7 +133,6 @@ def test_a_rotten_checkpoint_is_reported_and_the_one_before_taken(
     assert_same_run(unfinished)
 
 
-@orbax_noise
 def test_a_run_without_an_intact_checkpoint_is_an_error(unfinished, config, one_line):
     for step in steps(unfinished):
         truncate(largest_file(unfinished, step))

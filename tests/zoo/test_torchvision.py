@@ -1,0 +1,167 @@
+"""torchvision's names, and the downloader under them, against a loopback server."""
+
+import hashlib
+import importlib.util
+import io
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from jxfer.data.embedded import cache_dir
+from jxfer.models import registry
+from jxfer.zoo import download, imagenet, torchvision, weights
+from tests import torch_reference
+from tests.zoo.server import File, Server
+
+NAME = "torchvision:resnet18.MADE_UP"
+
+
+@pytest.fixture(scope="session")
+def state():
+    reference = torch_reference.create("resnet18", 1000)
+    torch_reference.randomise(reference, seed=0)
+    return reference.state_dict()
+
+
+@pytest.fixture
+def file(state):
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return File(buffer.getvalue())
+
+
+@pytest.fixture
+def server(file, monkeypatch, tmp_path):
+    """A server that publishes one more file of ResNet-18 weights, with its true hash."""
+    server = Server()
+    name = f"resnet18-{hashlib.sha256(file.content).hexdigest()[:8]}.pth"
+    server.files[f"/models/{name}"] = file
+    monkeypatch.setattr(torchvision, "BASE_URL", f"{server.url}/models")
+    monkeypatch.setitem(
+        torchvision.WEIGHTS, "resnet18", {"MADE_UP": (name, 232, 69.5), "OTHER": ("a-0.pth", 1, 1)}
+    )
+    monkeypatch.setenv("JXFER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    yield server
+    server.close()
+
+
+def test_the_file_is_downloaded_once_and_described(server, file, state):
+    found = weights.load(NAME)
+    card = found.card
+    assert (card.name, card.arch, card.dataset) == (NAME, "resnet18", "ImageNet-1k")
+    assert card.source.startswith(server.url)
+    assert card.source_sha256 == hashlib.sha256(file.content).hexdigest()
+    assert card.class_names == imagenet.class_names()
+    assert card.reported_accuracy == pytest.approx(0.695)
+    assert round(card.preprocessing.size / card.preprocessing.crop) == 232
+    kernel = found.variables["params"]["head"]["linear"]["kernel"]
+    np.testing.assert_array_equal(kernel, state["fc.weight"].numpy().T)
+    weights.load(NAME)
+    assert len(server.got(".pth")) == 1
+    assert [path.suffix for path in sorted((cache_dir() / "torchvision").iterdir())] in (
+        [".pth"],
+        [".pth", ".lock"],
+    )
+
+
+def test_without_a_version_the_last_is_taken(server, one_line):
+    with one_line("/models/a-0.pth", "404"):
+        weights.load("torchvision:resnet18")
+
+
+def test_a_dropped_connection_is_taken_up_where_it_broke(server, file):
+    file.drop_after = 30_000_000
+    weights.load(NAME)
+    first, second = server.got(".pth")
+    assert first is None
+    assert int(re.fullmatch(r"bytes=(\d+)-", second)[1]) > 10_000_000
+
+
+def test_a_later_call_takes_up_what_an_earlier_one_left(server, file, one_line, monkeypatch):
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    file.drop_after = 30_000_000
+    with one_line(server.url, "the same command resumes"):
+        weights.load(NAME)
+    (part,) = (cache_dir() / "torchvision").glob("*.part")
+    have = part.stat().st_size
+    weights.load(NAME)
+    assert server.got(".pth")[-1] == f"bytes={have}-"
+    assert not part.exists()
+
+
+def test_a_server_without_ranges_starts_again(server, file):
+    file.drop_after, file.ranges = 30_000_000, False
+    weights.load(NAME)
+    assert len(server.got(".pth")) == 2
+
+
+def test_a_file_that_was_whole_but_not_yet_renamed_is_taken(server, file):
+    folder = cache_dir() / "torchvision"
+    folder.mkdir(parents=True)
+    name = torchvision.WEIGHTS["resnet18"]["MADE_UP"][0]
+    (folder / f"{name}.part").write_bytes(file.content)
+    weights.load(NAME)
+    assert (folder / name).is_file()
+
+
+@pytest.mark.parametrize("fault", ["damaged", "truncated"])
+def test_another_content_is_refused_and_not_kept(fault, server, file, one_line):
+    setattr(file, fault, True)
+    with one_line(server.url, "sha256", "nothing was kept"):
+        weights.load(NAME)
+    assert not [p for p in (cache_dir() / "torchvision").iterdir() if p.suffix != ".lock"]
+    setattr(file, fault, False)
+    weights.load(NAME)
+
+
+def test_a_connection_that_always_breaks_ends_with_one_line(server, file, one_line):
+    file.drop_after, file.drop_always = 1_000, True
+    with one_line(server.url, "no connection, or it broke off", "resumes"):
+        weights.load(NAME)
+    assert len(server.got(".pth")) == download.ATTEMPTS
+
+
+def test_a_cache_that_cannot_be_written(server, one_line, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("JXFER_CACHE", str(tmp_path / "file"))
+    with one_line("file", "cannot be written"):
+        weights.load(NAME)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("torchvision:resnet20", ("no such weights", "resnet18")),
+        ("torchvision:", ("no such weights",)),
+        ("torchvision:resnet18.IMAGENET22K", ("only MADE_UP, OTHER",)),
+    ],
+)
+def test_unknown_names(name, words, server, one_line):
+    with one_line(name, *words):
+        weights.load(name)
+    assert not server.requests
+
+
+def test_without_pytorch_nothing_is_downloaded(server, one_line, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with one_line("jxfer[torch]"):
+        weights.load(NAME)
+    assert not server.requests
+
+
+@pytest.mark.parametrize("arch", torchvision.WEIGHTS)
+def test_the_table_names_known_architectures_and_hashed_files(arch):
+    assert registry.architecture(arch).num_classes == 1000
+    for file, resize, accuracy in torchvision.WEIGHTS[arch].values():
+        assert re.fullmatch(rf"{arch}(-owt)?-[0-9a-f]{{8}}\.pth", file)
+        assert resize in (232, 256)
+        assert 50 < accuracy < 100
+
+
+def test_every_architecture_of_torchvision_is_in_the_table():
+    others = {"resnet18d", "resnet50d"}  # timm's
+    ours = {row.name for row in registry.ARCHITECTURES.values() if row.num_classes == 1000}
+    assert ours - others == set(torchvision.WEIGHTS)
