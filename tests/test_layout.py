@@ -25,6 +25,7 @@ ORDER = [
     "models.initialise",
     "models.layers",
     "models.heads",
+    "models.network",
     "models.alexnet",
     "models.resnet",
     "models.vgg",

@@ -11,16 +11,8 @@ import dataclasses
 import flax.linen as nn
 import jax
 
-from jxfer.models.heads import Head, HeadConfig
-from jxfer.models.layers import (
-    Conv,
-    FullyConnected,
-    TrainLayers,
-    Window,
-    adaptive_pool,
-    max_pool,
-    mean_pool,
-)
+from jxfer.models.layers import Conv, TrainLayers, Window, max_pool
+from jxfer.models.network import Network
 
 _CONVOLUTIONS = {
     "stage1": (64, Window(11, 4, 2)),
@@ -31,7 +23,6 @@ _CONVOLUTIONS = {
 }
 _POOL = Window(3, 2, 0)
 _POOLED = ("stage1", "stage2", "stage5")
-_CODE = 4096  # features of fc6 and fc7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,55 +42,17 @@ class AlexNetConfig:
         return (_CONVOLUTIONS[stage][1], *((_POOL,) if stage in _POOLED else ()))
 
 
-class AlexNet(nn.Module):
-    """AlexNet up to its last listed stage, with a head on it.
-
-    Dropout of 0.5 stands before fc6 and before fc7.
-
-    Attributes:
-      config: of the architecture.
-      stages: names of the stages that are built; `stages[:3]` builds through stage 3.
-      num_classes: classes of the head; None builds no head.
-      head: form of the head.
-      axis_name: not used: there are no norms.
-      window: None scores the image as a whole; see `dense.convolutional` for a number.
-    """
+class AlexNet(Network):
+    """AlexNet; dropout of 0.5 stands before fc6 and before fc7."""
 
     config: AlexNetConfig
-    stages: tuple[str, ...]
-    num_classes: int | None
-    head: HeadConfig = HeadConfig()
-    axis_name: str | None = None
-    window: int | None = None
 
-    @nn.compact
-    def __call__(
-        self,
-        images: jax.Array,
-        train_layers: TrainLayers = frozenset(),
-        keys: jax.Array | None = None,
-    ) -> dict[str, jax.Array]:
-        """Returns every stage's output by name, in one pass; see `registry.Model.apply`."""
-        outputs: dict[str, jax.Array] = {}
-        dense = self.window is not None
-        x = images
-        for name in self.stages:
-            if name in _CONVOLUTIONS:
-                x = Stage(name in _POOLED, *_CONVOLUTIONS[name], name=name)(x)
-            else:
-                side = self.config.side if name == "fc6" else 1
-                if name == "fc6" and not dense:
-                    x = adaptive_pool(x, side)
-                x = FullyConnected(_CODE, side, 0.5, "input", dense, name=name)(
-                    x, train_layers, keys
-                )
-            outputs[name] = x
-        is_code = self.stages[-1] not in _CONVOLUTIONS
-        outputs["pooled"] = x if is_code else mean_pool(x, self.window)
-        if self.num_classes is not None:
-            head = Head(self.head, self.num_classes, self.window, name="head")
-            outputs["logits"] = head(x, outputs["pooled"], train_layers, keys)
-        return outputs
+    def stage(
+        self, name: str, x: jax.Array, train_layers: TrainLayers, keys: jax.Array | None
+    ) -> jax.Array:
+        if name not in _CONVOLUTIONS:
+            return self.fully_connected(name, x, "input", train_layers, keys)
+        return Stage(name in _POOLED, *_CONVOLUTIONS[name], name=name)(x)
 
 
 class Stage(nn.Module):

@@ -17,16 +17,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jxfer.models.heads import Head, HeadConfig
-from jxfer.models.layers import (
-    Conv,
-    Norm,
-    TrainLayers,
-    Window,
-    halving_pool,
-    max_pool,
-    mean_pool,
-)
+from jxfer.models.layers import Conv, Norm, TrainLayers, Window, halving_pool, max_pool
+from jxfer.models.network import Network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,44 +178,19 @@ class Stage(nn.Module):
         return x
 
 
-class ResNet(nn.Module):
-    """A residual network up to its last listed stage, with a head on it.
-
-    Attributes:
-      config: of the architecture.
-      stages: names of the stages that are built; `stages[:3]` builds through stage 2.
-      num_classes: classes of the head; None builds no head.
-      head: form of the head.
-      axis_name: mesh axis over which BatchNorm synchronises; None keeps it per device.
-      window: None scores the image as a whole; see `dense.convolutional` for a number.
-    """
+class ResNet(Network):
+    """A residual network."""
 
     config: ResNetConfig
-    stages: tuple[str, ...]
-    num_classes: int | None
-    head: HeadConfig = HeadConfig()
-    axis_name: str | None = None
-    window: int | None = None
 
-    @nn.compact
-    def __call__(
-        self,
-        images: jax.Array,
-        train_layers: TrainLayers = frozenset(),
-        keys: jax.Array | None = None,
-    ) -> dict[str, jax.Array]:
-        """Returns every stage's output by name, in one pass; see `registry.Model.apply`."""
+    def stage(
+        self, name: str, x: jax.Array, train_layers: TrainLayers, keys: jax.Array | None
+    ) -> jax.Array:
         config = self.config
         norm = functools.partial(Norm, axis_name=self.axis_name)
-        outputs: dict[str, jax.Array] = {}
-        x = Stem(config.width, config.stem, norm, name="stem")(images, train_layers)
-        outputs["stem"] = x
-        for i, name in enumerate(self.stages[1:]):
-            stride = 1 if i == 0 else 2
-            stage = Stage(config, config.depths[i], config.width * 2**i, stride, norm, name=name)
-            x = outputs[name] = stage(x, train_layers)
-        outputs["pooled"] = mean_pool(x, self.window)
-        if self.num_classes is not None:
-            head = Head(self.head, self.num_classes, self.window, name="head")
-            outputs["logits"] = head(x, outputs["pooled"], train_layers, keys)
-        return outputs
+        if name == "stem":
+            return Stem(config.width, config.stem, norm, name=name)(x, train_layers)
+        i = config.stages.index(name) - 1
+        stride = 1 if i == 0 else 2
+        stage = Stage(config, config.depths[i], config.width * 2**i, stride, norm, name=name)
+        return stage(x, train_layers)

@@ -6,25 +6,14 @@ BatchNorm form is torchvision's: a norm after every convolution, which keeps its
 """
 
 import dataclasses
-import functools
 
 import flax.linen as nn
 import jax
 
-from jxfer.models.heads import Head, HeadConfig
-from jxfer.models.layers import (
-    Conv,
-    FullyConnected,
-    Norm,
-    TrainLayers,
-    Window,
-    adaptive_pool,
-    max_pool,
-    mean_pool,
-)
+from jxfer.models.layers import Conv, Norm, TrainLayers, Window, max_pool
+from jxfer.models.network import Network
 
 _WIDTHS = {"stage1": 64, "stage2": 128, "stage3": 256, "stage4": 512, "stage5": 512}
-_CODE = 4096  # features of fc6 and fc7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,56 +41,18 @@ class VGGConfig:
         return (*(Window(3, 1, 1),) * self.depth(stage), Window(2, 2, 0))
 
 
-class VGG(nn.Module):
-    """VGG up to its last listed stage, with a head on it.
-
-    Dropout of 0.5 stands after fc6 and after fc7.
-
-    Attributes:
-      config: of the architecture.
-      stages: names of the stages that are built; `stages[:3]` builds through stage 3.
-      num_classes: classes of the head; None builds no head.
-      head: form of the head.
-      axis_name: mesh axis over which BatchNorm synchronises; None keeps it per device.
-      window: None scores the image as a whole; see `dense.convolutional` for a number.
-    """
+class VGG(Network):
+    """VGG; dropout of 0.5 stands after fc6 and after fc7."""
 
     config: VGGConfig
-    stages: tuple[str, ...]
-    num_classes: int | None
-    head: HeadConfig = HeadConfig()
-    axis_name: str | None = None
-    window: int | None = None
 
-    @nn.compact
-    def __call__(
-        self,
-        images: jax.Array,
-        train_layers: TrainLayers = frozenset(),
-        keys: jax.Array | None = None,
-    ) -> dict[str, jax.Array]:
-        """Returns every stage's output by name, in one pass; see `registry.Model.apply`."""
-        outputs: dict[str, jax.Array] = {}
-        dense = self.window is not None
-        stage = functools.partial(Stage, norm=self.config.norm, axis_name=self.axis_name)
-        x = images
-        for name in self.stages:
-            if name in _WIDTHS:
-                x = stage(self.config.depth(name), _WIDTHS[name], name=name)(x, train_layers)
-            else:
-                side = self.config.side if name == "fc6" else 1
-                if name == "fc6" and not dense:
-                    x = adaptive_pool(x, side)
-                x = FullyConnected(_CODE, side, 0.5, "output", dense, name=name)(
-                    x, train_layers, keys
-                )
-            outputs[name] = x
-        is_code = self.stages[-1] not in _WIDTHS
-        outputs["pooled"] = x if is_code else mean_pool(x, self.window)
-        if self.num_classes is not None:
-            head = Head(self.head, self.num_classes, self.window, name="head")
-            outputs["logits"] = head(x, outputs["pooled"], train_layers, keys)
-        return outputs
+    def stage(
+        self, name: str, x: jax.Array, train_layers: TrainLayers, keys: jax.Array | None
+    ) -> jax.Array:
+        if name not in _WIDTHS:
+            return self.fully_connected(name, x, "output", train_layers, keys)
+        depth, width = self.config.depth(name), _WIDTHS[name]
+        return Stage(depth, width, self.config.norm, self.axis_name, name=name)(x, train_layers)
 
 
 class Stage(nn.Module):

@@ -1,0 +1,75 @@
+"""What the families share: named stages one after another, pooled features, a head.
+
+After `heads`, before the families, each of which says what a stage of a name is.
+"""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+
+from jxfer.models.heads import Head, HeadConfig
+from jxfer.models.layers import FullyConnected, TrainLayers, adaptive_pool, mean_pool
+
+CODE = 4096
+"""Features of fc6 and fc7."""
+
+
+class Network(nn.Module):
+    """A network up to its last listed stage, with a head on it.
+
+    Attributes:
+      config: of the architecture.
+      stages: names of the stages that are built; `stages[:3]` builds the first three.
+      num_classes: classes of the head; None builds no head.
+      head: form of the head.
+      axis_name: mesh axis over which BatchNorm synchronises; None keeps it per device.
+      window: None scores the image as a whole; see `dense.convolutional` for a number.
+    """
+
+    config: Any
+    stages: tuple[str, ...]
+    num_classes: int | None
+    head: HeadConfig = HeadConfig()
+    axis_name: str | None = None
+    window: int | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        images: jax.Array,
+        train_layers: TrainLayers = frozenset(),
+        keys: jax.Array | None = None,
+    ) -> dict[str, jax.Array]:
+        """Returns every stage's output by name, in one pass; see `registry.Model.apply`."""
+        outputs: dict[str, jax.Array] = {}
+        x = images
+        for name in self.stages:
+            x = outputs[name] = self.stage(name, x, train_layers, keys)
+        is_code = self.stages[-1].startswith("fc")
+        outputs["pooled"] = x if is_code else mean_pool(x, self.window)
+        if self.num_classes is not None:
+            head = Head(self.head, self.num_classes, self.window, name="head")
+            outputs["logits"] = head(x, outputs["pooled"], train_layers, keys)
+        return outputs
+
+    def stage(
+        self, name: str, x: jax.Array, train_layers: TrainLayers, keys: jax.Array | None
+    ) -> jax.Array:
+        """Applies the stage of a name; called inside `__call__` alone."""
+        raise NotImplementedError
+
+    def fully_connected(
+        self,
+        name: str,
+        x: jax.Array,
+        drops: Literal["input", "output"],
+        train_layers: TrainLayers,
+        keys: jax.Array | None,
+    ) -> jax.Array:
+        """fc6 over the last map, averaged to its side, or fc7; dropout of 0.5 on `drops`."""
+        side = self.config.side if name == "fc6" else 1
+        dense = self.window is not None
+        if name == "fc6" and not dense:
+            x = adaptive_pool(x, side)
+        return FullyConnected(CODE, side, 0.5, drops, dense, name=name)(x, train_layers, keys)
