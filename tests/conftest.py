@@ -72,6 +72,26 @@ def one_line():
     return expect
 
 
+@pytest.fixture
+def hub_server(monkeypatch, tmp_path):
+    """A loopback server that is the Hub, with an empty cache."""
+    import huggingface_hub.constants
+
+    from tests.zoo.server import Server
+
+    server = Server()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    for name, value in {
+        "ENDPOINT": server.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": template,
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+    }.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    yield server
+    server.close()
+
+
 CLASSES = ("ants", "bees", "cats")
 
 

@@ -45,8 +45,8 @@ def main(args: list[str]) -> int:
         """Evaluate a run's best model, or a zoo entry: every example once.
 
         Args:
-          model: A run folder, the name or folder of a zoo entry, timm/NAME, hf:OWNER/NAME or
-            torchvision:NAME.
+          model: A run folder, the name or folder of a zoo entry, timm/NAME, hf:OWNER/NAME,
+            torchvision:NAME, or a .safetensors file that jxfer zoo export wrote.
           data: which images.
           split: test, val or train; unless given the test split, else val, else the only one.
           batch_size: Examples per step over all devices.
@@ -54,6 +54,7 @@ def main(args: list[str]) -> int:
           json: Print one JSON object.
         """
         found = weights.load(model, zoo=zoo)
+        found.check_named()
         config = _data_config(pathlib.Path(model), data)
         source = sources.open_for_evaluation(config, split)
         skipped: tuple[str, ...] = ()

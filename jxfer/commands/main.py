@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -41,10 +42,15 @@ def guard(program: Callable[[], int | None]) -> int:
     log.propagate = False
     log.setLevel(logging.INFO)
     try:
-        return program() or 0
+        code = program() or 0
+        sys.stdout.flush()  # here, where a closed pipe is still ours to answer
+        return code
     except UserError as error:
         print(f"jxfer: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("jxfer: interrupted; the same command resumes a run", file=sys.stderr)
         return 130

@@ -59,8 +59,8 @@ def main(args: list[str]) -> int:
         """Predict the classes of images with a run's best model, or a zoo entry.
 
         Args:
-          model: A run folder, the name or folder of a zoo entry, timm/NAME, hf:OWNER/NAME or
-            torchvision:NAME.
+          model: A run folder, the name or folder of a zoo entry, timm/NAME, hf:OWNER/NAME,
+            torchvision:NAME, or a .safetensors file that jxfer zoo export wrote.
           images: Image files, or folders of them (with their sub-folders).
           top: Classes shown for each image.
           batch_size: Images per step over all devices.
@@ -75,6 +75,7 @@ def main(args: list[str]) -> int:
         """
         source = FileSource(find_images(images))
         found = weights.load(model, zoo=zoo)
+        found.check_named()
         card, variables = found.card, found.variables
         if dense:
             predict_dense.predict(

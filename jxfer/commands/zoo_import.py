@@ -9,7 +9,7 @@ import tyro
 from jxfer import text
 from jxfer.data.transforms import Preprocessing
 from jxfer.errors import UserError
-from jxfer.zoo import readers, store, weights
+from jxfer.zoo import store, weights
 from jxfer.zoo.card import Card
 from jxfer.zoo.report import Report
 
@@ -82,10 +82,8 @@ class Import:
             raise UserError("--class-names given, but --through and --headless keep no head")
         published = weights.find(self.weights, self.arch)
         if published is None:
-            if (Path(self.weights) / store.CARD).is_file():
-                raise UserError(f"{self.weights} is an entry already: copy its folder into a zoo")
-            readers.read_tensors(self.weights)  # says what is wrong with it
-            raise AssertionError(f"{self.weights} can be read, but is no weight file")
+            entry = store.resolve(self.weights)
+            raise UserError(f"{self.weights} is an entry already: copy {entry} into a zoo")
         # timm/resnet50.a1_in1k -> resnet50.a1_in1k; torchvision:resnet18... -> resnet18...
         name = self.name or published.card.name.rpartition("/")[2].rpartition(":")[2]
         if not name or name.startswith(".") or Path(name).name != name:
@@ -95,10 +93,13 @@ class Import:
         )
         if not headless and not found.card.class_names:
             self._ask_for_classes(found.head_classes)
+        preprocessing = self.preprocessing.apply(found.card.preprocessing)
         card = dataclasses.replace(
             found.card,
             name=name,
-            preprocessing=self.preprocessing.apply(found.card.preprocessing),
+            preprocessing=preprocessing,
+            # On other pixels they were not measured.
+            measured=found.card.measured if preprocessing == found.card.preprocessing else (),
             **self._overrides(),
         )
         folder = store.write_place(self.zoo) / name

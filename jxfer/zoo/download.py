@@ -1,6 +1,7 @@
 """One file by HTTP: resumed, verified, kept once. For publishers that have no client of their own.
 
-Before `torchvision`. `requests` reads the proxies of the environment.
+Before `torchvision`. `requests` reads the proxies of the environment. HF_HUB_OFFLINE=1 stands for
+all downloads: who sets it on a machine without a network shall not wait for one.
 """
 
 import hashlib
@@ -23,17 +24,18 @@ from rich.progress import (
 from jxfer.errors import UserError
 
 ATTEMPTS = 4
-"""How often a dropped connection is taken up again before giving up."""
+"""Connections in a row that bring nothing new before giving up."""
 _TIMEOUT = (10, 30)  # seconds to connect, and between two pieces
 _PIECE = 1 << 20
 _log = logging.getLogger("jxfer")
 
 
 def fetch(url: str, target: Path, sha256_prefix: str) -> Path:
-    """Downloads a file unless it is there.
+    """Downloads a file unless it is there, whole.
 
     The bytes go to `TARGET.part`, which a later call takes up where this one ended, and become
-    `target` once their hash is right. A second process waits for the first.
+    `target` once their hash is right. A second process waits for the first. A kept file that was
+    damaged since is downloaded again.
 
     Args:
       url: of the file.
@@ -44,20 +46,26 @@ def fetch(url: str, target: Path, sha256_prefix: str) -> Path:
       `target`.
 
     Raises:
-      UserError: the server or the network fails, the content is not what was published, or the
-        folder cannot be written.
+      UserError: the server or the network fails, offline mode forbids the download, the content
+        is not what was published, or the folder cannot be written.
     """
-    if target.is_file():
+    if _is_whole(target, sha256_prefix):  # a cache that others filled may be read-only
         return target
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(target.with_name(target.name + ".lock")):
-            if target.is_file():  # another process was first
+            if _is_whole(target, sha256_prefix):  # another process was first
                 return target
+            if target.exists():
+                _log.warning("%s is damaged; downloading it again", target)
+                target.unlink()
+            if _offline():
+                raise UserError(
+                    f"{target.name} is not in {target.parent}, and HF_HUB_OFFLINE forbids downloads"
+                )
             _complete(url, part)
-            with part.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = _sha256(part)
             if not digest.startswith(sha256_prefix):
                 part.unlink()
                 raise UserError(
@@ -74,7 +82,8 @@ def fetch(url: str, target: Path, sha256_prefix: str) -> Path:
 
 def _complete(url: str, part: Path) -> None:
     """Appends to `part` until it holds the whole file."""
-    for attempt in range(ATTEMPTS):
+    furthest, in_vain = _size(part), 0
+    while True:
         try:
             _append(url, part)
             return
@@ -83,14 +92,16 @@ def _complete(url: str, part: Path) -> None:
             requests.Timeout,
             requests.exceptions.ChunkedEncodingError,
         ):
-            if attempt == ATTEMPTS - 1:
+            in_vain = 0 if _size(part) > furthest else in_vain + 1
+            furthest = max(furthest, _size(part))
+            if in_vain >= ATTEMPTS:
                 raise
             _log.warning("%s: the connection broke off; taking it up again", url)
-            time.sleep(2**attempt / 4)
+            time.sleep(2**in_vain / 4)
 
 
 def _append(url: str, part: Path) -> None:
-    have = part.stat().st_size if part.exists() else 0
+    have = _size(part)
     headers = {"Accept-Encoding": "identity"}  # so that sizes are those of the file
     if have:
         headers["Range"] = f"bytes={have}-"
@@ -107,8 +118,27 @@ def _append(url: str, part: Path) -> None:
             for piece in response.iter_content(_PIECE):
                 file.write(piece)
                 progress.advance(task, len(piece))
-    if total is not None and part.stat().st_size < total:
+    if total is not None and _size(part) < total:
         raise requests.ConnectionError("the server closed the connection early")
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _is_whole(target: Path, sha256_prefix: str) -> bool:
+    return target.is_file() and _sha256(target).startswith(sha256_prefix)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.is_offline_mode())
 
 
 def _progress() -> Progress:

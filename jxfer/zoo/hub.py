@@ -8,11 +8,13 @@ with the hash that names it in the cache, too.
 import dataclasses
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from jxfer.data.transforms import Preprocessing
 from jxfer.errors import UserError
+from jxfer.json_fields import decode
 from jxfer.models import registry
 from jxfer.zoo import imagenet
 from jxfer.zoo.card import Card
@@ -20,6 +22,7 @@ from jxfer.zoo.published import Published
 
 PREFIX = "hf:"
 TIMM = "timm/"
+_log = logging.getLogger("jxfer")
 
 
 def fetch(name: str) -> Published:
@@ -35,25 +38,26 @@ def fetch(name: str) -> Published:
     repository, _, revision = name.removeprefix(PREFIX).partition("@")
     if repository.count("/") != 1:
         raise UserError(f"{name}: the Hub names repositories OWNER/NAME, such as hf:timm/resnet18")
-    config = _download(repository, "config.json", revision or None)
+    where = f"{PREFIX}{repository}" + (f"@{revision}" if revision else "")
+    config = _download(where, repository, "config.json", revision or None)
     try:
         fields = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{name}: config.json is not valid JSON: {error}") from None
-    card, num_classes = _read_config(fields, f"{name}, config.json")
-    weights = _download(repository, "model.safetensors", revision or None)
-    # In the cache a file lies in snapshots/COMMIT/.
-    commit = weights.parent.name
+        raise UserError(f"{where}, config.json: not valid JSON: {error}") from None
+    card, num_classes = _read_config(fields, f"{where}, config.json")
+    # In the cache a file lies in snapshots/COMMIT/. The branch may move between two downloads.
+    commit = config.parent.name
+    weights = _download(where, repository, "model.safetensors", commit)
     url = f"https://huggingface.co/{repository}/tree/{commit}"
     card = dataclasses.replace(card, name=repository, source=url)
     return Published(weights, card, num_classes)
 
 
-def _download(repository: str, file: str, revision: str | None) -> Path:
+def _download(where: str, repository: str, file: str, revision: str | None) -> Path:
+    """Path of a file in the cache, its content verified; `where` is for messages."""
     import huggingface_hub
     from huggingface_hub import errors
 
-    where = f"{PREFIX}{repository}" + (f"@{revision}" if revision else "")
     try:
         path = Path(huggingface_hub.hf_hub_download(repository, file, revision=revision))
     except errors.GatedRepoError:
@@ -71,10 +75,10 @@ def _download(repository: str, file: str, revision: str | None) -> Path:
         problem = f"it holds no {file}: only repositories in timm's form are read"
     except errors.HFValidationError as error:
         problem = str(error).splitlines()[0]
-    # HTTPError is that of whichever HTTP library the client is built on.
-    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
+    # HTTPError is that of whichever HTTP library the client is built on; RuntimeError is hf_xet's.
+    except (errors.HTTPError, OSError, RuntimeError) as error:  # type: ignore[attr-defined]
         lines = str(error).splitlines() or [type(error).__name__]
-        problem = f"{file}: {lines[0][:200]}; the same command resumes"
+        problem = f"{file}: {lines[0][:200]}; try again"
     else:
         _verify(path, where)
         return path
@@ -121,28 +125,24 @@ def _read_config(fields: Any, where: str) -> tuple[Card, int | None]:
         arch, num_classes = fields["architecture"], fields.get("num_classes")
         cfg = fields["pretrained_cfg"]
         channels, height, width = cfg["input_size"]
-        labels = tuple(map(str, fields.get("label_names") or ()))
         asked = {
             "3 input channels": channels == 3,
             "square images": height == width,
             "a centre crop": cfg.get("crop_mode", "center") == "center",
             "average pooling": fields.get("global_pool", "avg") == "avg",
             "no other model arguments": not fields.get("model_args"),
+            "no offset of the labels": not cfg.get("label_offset"),
         }
-        preprocessing = Preprocessing(
-            size=height,
-            crop=cfg["crop_pct"],
-            interpolation=cfg["interpolation"],
-            mean=tuple(cfg["mean"]),
-            std=tuple(cfg["std"]),
-        )
+        pixels = {name: cfg[name] for name in ("interpolation", "mean", "std")}
+        pixels |= {"size": height, "crop": cfg["crop_pct"], "channel_order": "RGB"}
+        labels = fields.get("label_names") or cfg.get("label_names")
         tag, licence = cfg.get("tag") or "", cfg.get("license") or "unknown"
+        notes = _notes(tag, cfg)
     except KeyError as error:
         raise UserError(f"{where}: the field {error.args[0]} is missing") from None
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{where}: not a config of timm's: {error}") from None
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+    preprocessing = decode(Preprocessing, pixels, where)
     for what, holds in asked.items():
         if not holds:
             raise UserError(f"{where}: jxfer's networks take {what}, and this one does not")
@@ -152,17 +152,42 @@ def _read_config(fields: Any, where: str) -> tuple[Card, int | None]:
         registry.architecture(arch)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+    class_names = _class_names(labels, where)
     trained_on_imagenet = num_classes == 1000 and "in1k" in str(tag)
     if not labels and trained_on_imagenet:
-        labels = imagenet.class_names()
-    dataset = "ImageNet-1k" if trained_on_imagenet else ""
+        class_names = imagenet.class_names()
     card = Card(
         name="",
         arch=arch,
-        class_names=labels,
+        class_names=class_names,
         preprocessing=preprocessing,
-        dataset=dataset,
+        dataset="ImageNet-1k" if trained_on_imagenet else "",
         licence=str(licence),
-        notes=f"timm's tag: {tag}" if tag else "",
+        notes=notes,
     )
     return card, num_classes
+
+
+def _class_names(labels: Any, where: str) -> tuple[str, ...]:
+    """timm's label_names, a list or an object {index: name}, in the order of the logits.
+
+    Raises:
+      UserError: they are of another form, or skip an index.
+    """
+    labels = labels or []
+    if isinstance(labels, dict) and labels.keys() == {str(i) for i in range(len(labels))}:
+        labels = [labels[str(i)] for i in range(len(labels))]
+    if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
+        raise UserError(f"{where}: label_names must be a list of names, or give one to every index")
+    if len(set(labels)) < len(labels):
+        _log.warning("%s: label_names tells not all classes apart; it is left out", where)
+        return ()
+    return tuple(labels)
+
+
+def _notes(tag: str, cfg: Any) -> str:
+    """What a user of the weights should know and no other field of the card holds."""
+    notes = [f"timm's tag: {tag}"] if tag else []
+    if size := cfg.get("test_input_size"):
+        notes.append(f"timm evaluates at {size[-1]} px with crop {cfg.get('test_crop_pct')}")
+    return "; ".join(notes)

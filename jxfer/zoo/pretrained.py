@@ -93,6 +93,8 @@ def create_model(
     if config.weights is not None:
         # With re-use, arch is that of the target.
         found = weights.load(config.weights, arch=None if config.reuse else config.arch, zoo=zoo)
+        if config.head == "keep":
+            found.check_named()
         card, source, left_behind = found.card, found.variables, found.report.dropped
         if config.arch not in (None, card.arch) and not config.reuse:
             raise UserError(

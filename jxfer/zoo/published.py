@@ -38,9 +38,10 @@ def local_file(path: Path, arch: str | None) -> Published:
       arch: architecture; only needed where the file holds no card.
 
     Raises:
-      UserError: nothing says which architecture, or two things say different ones; the card in the
-        header is invalid.
+      UserError: an unknown kind of file; nothing says which architecture, or two things say
+        different ones; the card in the header is invalid.
     """
+    readers.check_kind(path)
     text = readers.read_metadata(path).get(CARD_KEY)
     if text is not None:
         card = Card.from_json(text, f"{path}, {CARD_KEY} in its header")

@@ -22,6 +22,23 @@ def is_weights(path: Path) -> bool:
     return path.is_file() and path.suffix in _READERS
 
 
+def check_kind(path: Path) -> None:
+    """Says what is wrong with a path for which `is_weights` is false.
+
+    Raises:
+      UserError: it is missing, a folder without .npy files, or a file of an unknown kind.
+    """
+    if is_weights(path):
+        return
+    if path.is_dir():
+        raise UserError(f"{path}: the folder holds no .npy files")
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    raise UserError(
+        f"{path}: unknown kind of weight file; give {', '.join(_READERS)} or a folder of .npy files"
+    )
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """The free text in the header of a safetensors file; nothing of other files.
 
@@ -57,19 +74,13 @@ def read_tensors(path: str | Path) -> tuple[Tensors, str]:
         than tensors, or needs torch where it is not installed.
     """
     path = Path(path)
+    check_kind(path)
     if path.is_dir():
         tensors, digest = _read_npy_folder(path)
-    elif not path.exists():
-        raise UserError(f"{path}: no such file or folder")
-    elif path.suffix in _READERS:
+    else:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         tensors = _READERS[path.suffix](path)
-    else:
-        raise UserError(
-            f"{path}: unknown kind of weight file; "
-            f"give {', '.join(_READERS)} or a folder of .npy files"
-        )
     if not tensors:
         raise UserError(f"{path}: holds no tensors")
     if all(name.startswith("module.") for name in tensors):
@@ -80,10 +91,7 @@ def read_tensors(path: str | Path) -> tuple[Tensors, str]:
 def _read_npy_folder(folder: Path) -> tuple[Tensors, str]:
     tensors: Tensors = {}
     digest = hashlib.sha256()
-    files = sorted(folder.glob("*.npy"), key=lambda file: file.name)
-    if not files:
-        raise UserError(f"{folder}: the folder holds no .npy files")
-    for file in files:
+    for file in sorted(folder.glob("*.npy"), key=lambda file: file.name):
         digest.update(file.name.encode() + b"\0")
         digest.update(file.read_bytes())
         try:

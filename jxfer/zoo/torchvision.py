@@ -1,7 +1,8 @@
 """The weights that torchvision publishes, by its own names.
 
 After `download` and `published`. File names, resize sizes and accuracies (ImageNet-1k validation,
-top-1, 224 px) are those of torchvision 0.28; the eight hex digits in a file name start its sha256.
+top-1, 224 px) are those that torchvision's source states beside each network; the eight hex digits
+in a file name start its sha256.
 """
 
 import dataclasses

@@ -32,11 +32,19 @@ class Weights:
     variables: Tree
     """`{"params": ..., "batch_stats": ...}`, host arrays"""
     where: str
-    """the folder, file or name that they came from"""
+    """an entry's folder, or the name that was given"""
     report: Report
     """what became of a file's tensors; all of an entry's are loaded"""
     head_classes: int | None = None
     """classes of the head in the file, kept or dropped; None: it has none"""
+
+    def check_named(self) -> None:
+        """Raises UserError if there is a head that had to be dropped: nothing names its classes."""
+        if self.head_classes is not None and not self.card.class_names:
+            raise UserError(
+                f"{self.where}: nothing names the {self.head_classes} classes of its head; make an "
+                f"entry of it: jxfer zoo import {self.where} --class-names ..."
+            )
 
 
 def load(name: str, *, arch: str | None = None, zoo: str | None = None) -> Weights:
@@ -55,7 +63,7 @@ def load(name: str, *, arch: str | None = None, zoo: str | None = None) -> Weigh
     """
     published = find(name, arch)
     if published is not None:
-        return convert(published)
+        return dataclasses.replace(convert(published), where=name)
     folder = store.resolve(name, zoo)
     card, variables = store.load(folder)
     classes = len(card.class_names) or None
@@ -67,13 +75,18 @@ def find(name: str, arch: str | None = None) -> Published | None:
     """The file that a name stands for, downloaded if need be; None where it can only be an entry.
 
     Raises:
-      UserError: as `load`.
+      UserError: as `load`, but for what is wrong with an entry.
     """
     path = Path(name)
-    if readers.is_weights(path):
-        return local_file(path, arch)
-    if path.exists():
+    if any((folder / store.CARD).is_file() for folder in (path, path / "model")):
         return None
+    if path.is_dir() and not readers.is_weights(path):
+        raise UserError(
+            f"{path}: the folder holds no entry ({store.CARD}), no run (model/{store.CARD}) and no "
+            ".npy files"
+        )
+    if path.exists():
+        return local_file(path, arch)
     if name.startswith((hub.PREFIX, hub.TIMM)):
         return hub.fetch(name)
     if name.startswith(torchvision.PREFIX):
@@ -109,6 +122,7 @@ def convert(
             f"{card.name}: its config says {published.num_classes} classes, but the head of its "
             f"weights has {in_file or 'none'}"
         )
+    complete = through in (None, card.through)
     names = tuple(class_names) or card.class_names
     if headless or through is not None or in_file is None:
         names = ()
@@ -120,8 +134,8 @@ def convert(
     model = registry.create(card.arch, len(names) or None, through=through, head=card.head)
     result = torch_names.import_torch(tensors, model)
     digest_of_tensors = trees.sha256(result.variables)
-    whole = not headless and through == card.through
-    if published.layout_known and whole and digest_of_tensors != card.tensors_sha256:
+    complete = complete and (bool(names) or in_file is None)
+    if published.layout_known and complete and digest_of_tensors != card.tensors_sha256:
         raise UserError(
             f"{published.path}: the tensors do not match tensors_sha256 of the card in its header; "
             "copy or export it again"
@@ -134,6 +148,9 @@ def convert(
         parameters=trees.size(result.variables["params"]),
         tensors_sha256=digest_of_tensors,
         source_sha256=card.source_sha256 if published.layout_known else digest,
+        # Accuracies are those of the whole.
+        reported_accuracy=card.reported_accuracy if complete else None,
+        measured=card.measured if complete else (),
     )
     return Weights(card, result.variables, str(published.path), result.report, in_file)
 

@@ -246,3 +246,13 @@ def test_the_public_api_is_complete():
         assert getattr(jxfer, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         jxfer.nothing  # noqa: B018
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_seen_enough_causes_no_traceback():
+    command = [sys.executable, "-m", "jxfer", "zoo", "list"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait() == 141

@@ -1,12 +1,35 @@
-"""A loopback web server with the faults of real ones: what the download tests talk to."""
+"""A loopback web server with the faults of real ones: what the download tests talk to.
+
+`conftest.hub_server` makes the Hub of it, `publish` puts a repository there.
+"""
 
 import dataclasses
 import hashlib
 import http.server
+import json
 import threading
 import urllib.parse
+from typing import Any
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NAME = "timm/resnet20.made_up"
+CONFIG: dict[str, Any] = {
+    "architecture": "resnet20",
+    "num_classes": 5,
+    "label_names": ["ant", "bee", "cat", "dog", "eel"],
+    "pretrained_cfg": {
+        "tag": "made_up",
+        "license": "mit",
+        "input_size": [3, 40, 40],
+        "test_input_size": [3, 48, 48],
+        "test_crop_pct": 1.0,
+        "interpolation": "bicubic",
+        "crop_pct": 0.95,
+        "crop_mode": "center",
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.2, 0.3, 0.4],
+    },
+}
 
 
 @dataclasses.dataclass
@@ -40,6 +63,7 @@ class Server:
     def __init__(self) -> None:
         self.files: dict[str, File] = {}
         self.requests: list[tuple[str, str, str | None]] = []
+        self.refusals: dict[str, tuple[int, str]] = {}  # of a path: status, the Hub's error code
         server = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -55,7 +79,9 @@ class Server:
                 pass
 
         self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
+        self._thread = threading.Thread(
+            target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._http.server_port}"
 
@@ -79,6 +105,9 @@ class Server:
         path = urllib.parse.urlsplit(handler.path).path
         self.requests.append((handler.command, handler.path, handler.headers.get("Range")))
         parts = path.split("/")
+        if path in self.refusals:
+            self._refuse(handler, *self.refusals[path])
+            return
         file = self.files.get(path)
         if file is None and parts[1] == "cdn":
             file = next((f for f in self.files.values() if f.etag == parts[2]), None)
@@ -86,10 +115,7 @@ class Server:
             code = "EntryNotFound"
             if not self._serves(parts[:5]):
                 code = "RevisionNotFound" if self._serves(parts[:4]) else "RepoNotFound"
-            handler.send_response(404)
-            handler.send_header("X-Error-Code", code)
-            handler.send_header("Content-Length", "0")
-            handler.end_headers()
+            self._refuse(handler, 404, code)
             return
         if file.large and parts[1] != "cdn" and "resolve" in parts:
             handler.send_response(302)
@@ -101,6 +127,12 @@ class Server:
             handler.end_headers()
             return
         self._send(handler, file, body)
+
+    def _refuse(self, handler: http.server.BaseHTTPRequestHandler, status: int, code: str) -> None:
+        handler.send_response(status)
+        handler.send_header("X-Error-Code", code)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
 
     def _serves(self, parts: list[str]) -> bool:
         return any(name.startswith("/".join(parts) + "/") for name in self.files)
@@ -137,3 +169,11 @@ class Server:
         handler.connection.close()
         if not file.drop_always:
             file.drop_after = None
+
+
+def publish(server: Server, content: bytes, config: Any = CONFIG, **faults: Any) -> File:
+    """Puts a repository in timm's form on a server, as `NAME`; returns the file of weights."""
+    weights = File(content, large=True, **faults)
+    text = config if isinstance(config, bytes) else json.dumps(config).encode()
+    server.add_repository(NAME, config_json=File(text), model_safetensors=weights)
+    return weights

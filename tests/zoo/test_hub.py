@@ -1,9 +1,6 @@
 """The Hub's own client against a loopback server that serves real files, and breaks on demand."""
 
 import json
-import os
-import subprocess
-import sys
 
 import huggingface_hub
 import huggingface_hub.constants as hub_constants
@@ -13,24 +10,7 @@ import safetensors.numpy
 
 from jxfer.zoo import hub, imagenet, weights
 from tests import torch_reference
-from tests.zoo.server import COMMIT, File, Server
-
-CONFIG = {
-    "architecture": "resnet20",
-    "num_classes": 5,
-    "label_names": ["ant", "bee", "cat", "dog", "eel"],
-    "pretrained_cfg": {
-        "tag": "made_up",
-        "license": "mit",
-        "input_size": [3, 40, 40],
-        "interpolation": "bicubic",
-        "crop_pct": 0.95,
-        "crop_mode": "center",
-        "mean": [0.5, 0.4, 0.3],
-        "std": [0.2, 0.3, 0.4],
-    },
-}
-NAME = "timm/resnet20.made_up"
+from tests.zoo.server import COMMIT, CONFIG, NAME, File, publish
 
 
 @pytest.fixture(scope="session")
@@ -47,22 +27,8 @@ def content(tensors):
 
 
 @pytest.fixture
-def server(monkeypatch, tmp_path):
-    """A server that is the Hub, with an empty cache."""
-    server = Server()
-    monkeypatch.setattr(hub_constants, "ENDPOINT", server.url)
-    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(hub_constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(hub_constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    yield server
-    server.close()
-
-
-def publish(server, content, config=CONFIG, **faults):
-    weights_file = File(content, large=True, **faults)
-    text = config if isinstance(config, bytes) else json.dumps(config).encode()
-    server.add_repository(NAME, config_json=File(text), model_safetensors=weights_file)
-    return weights_file
+def server(hub_server):
+    return hub_server
 
 
 def test_everything_comes_from_the_repository(server, content, tensors):
@@ -76,6 +42,7 @@ def test_everything_comes_from_the_repository(server, content, tensors):
     assert preprocessing.interpolation == "bicubic"
     assert preprocessing.mean == (0.5, 0.4, 0.3)
     assert preprocessing.std == (0.2, 0.3, 0.4)
+    assert card.notes == "timm's tag: made_up; timm evaluates at 48 px with crop 1.0"
     assert card.source == f"https://huggingface.co/{NAME}/tree/{COMMIT}"
     assert card.source_sha256 == file.etag
     assert card.parameters == sum(
@@ -137,12 +104,48 @@ def test_a_truncated_file_is_refused_and_not_kept(server, content, one_line):
     weights.load(NAME)
 
 
+def test_the_weights_are_those_of_the_configs_commit(server, content):
+    publish(server, content)
+    weights.load(NAME)
+    asked = {path for _, path, _ in server.requests if path.endswith("model.safetensors")}
+    assert asked >= {f"/{NAME}/resolve/{COMMIT}/model.safetensors"}
+    assert f"/{NAME}/resolve/main/model.safetensors" not in asked
+
+
+def test_a_connection_that_always_breaks_is_one_line(server, content, one_line, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+    file = publish(server, content, drop_after=0, drop_always=True)
+    with one_line(NAME, "model.safetensors", "try again"):
+        weights.load(NAME)
+    file.drop_after, file.drop_always = None, False
+    weights.load(NAME)
+
+
+def test_a_gated_repository(server, content, one_line):
+    publish(server, content)
+    server.refusals[f"/{NAME}/resolve/main/config.json"] = (403, "GatedRepo")
+    with one_line(NAME, "accept terms", "hf auth login"):
+        weights.load(NAME)
+
+
+def test_a_hub_that_is_down_is_only_needed_once(server, content, one_line, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    publish(server, content)
+    server.refusals[f"/{NAME}/resolve/main/config.json"] = (500, "Broken")
+    with one_line(NAME, "config.json is not in the cache", "cannot be reached"):
+        weights.load(NAME)
+    server.refusals.clear()
+    card = weights.load(NAME).card
+    server.refusals[f"/{NAME}/resolve/main/config.json"] = (500, "Broken")
+    assert weights.load(NAME).card == card
+
+
 def test_other_failures_of_the_network_are_one_line(one_line, monkeypatch):
     def fail(*args, **more):
         raise huggingface_hub.errors.HTTPError("the connection\nwas reset")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
-    with one_line("hf:timm/x", "config.json: the connection", "resumes"):
+    with one_line("hf:timm/x", "config.json: the connection", "try again"):
         weights.load("timm/x")
 
 
@@ -197,6 +200,11 @@ def changed_cfg(**fields):
         (changed(label_names=["a", "b"]), ("2 names", "has 5")),
         (changed(global_pool="max"), ("average pooling",)),
         (changed(model_args={"stem_width": 7}), ("no other model arguments",)),
+        (changed(label_names="abcde"), ("label_names must be a list",)),
+        (changed(label_names={"0": "a", "2": "b"}), ("label_names must", "every index")),
+        (changed_cfg(label_offset=1), ("no offset",)),
+        (changed_cfg(input_size=[3, "40", "40"]), ("size must be an integer",)),
+        (changed_cfg(mean=[0.5]), ("mean must be a list of 3",)),
         (changed_cfg(input_size=[1, 40, 40]), ("3 input channels",)),
         (changed_cfg(input_size=[3, 40, 48]), ("square",)),
         (changed_cfg(crop_mode="squash"), ("centre crop",)),
@@ -208,6 +216,19 @@ def test_a_config_that_cannot_be_honoured(config, words, server, content, one_li
     publish(server, content, config)
     with one_line(NAME, *words):
         weights.load(NAME)
+
+
+def test_label_names_by_index(server, content):
+    names = {str(i): f"class {i}" for i in (4, 2, 0, 1, 3)}
+    publish(server, content, changed(label_names=names))
+    assert weights.load(NAME).card.class_names == tuple(f"class {i}" for i in range(5))
+
+
+def test_label_names_that_are_not_distinct_name_nothing(server, content, caplog):
+    publish(server, content, changed(label_names=["crane", "crane", "a", "b", "c"]))
+    found = weights.load(NAME)
+    assert (found.card.class_names, found.head_classes) == ((), 5)
+    assert "label_names" in caplog.text
 
 
 def test_the_classes_of_imagenet_are_its_folders_names(server, content):
@@ -222,53 +243,12 @@ def test_the_classes_of_imagenet_are_its_folders_names(server, content):
     assert card.class_names[-1] == "n15075141"
 
 
-def test_a_head_that_nothing_names_is_dropped(server, content):
+def test_a_head_that_nothing_names_is_dropped(server, content, one_line):
     publish(server, content, changed(label_names=None))
     found = weights.load(NAME)
     assert found.card.class_names == ()
     assert "head" not in found.variables["params"]
     assert {"linear.weight", "linear.bias"} <= set(found.report.dropped)
     assert found.head_classes == 5
-
-
-@pytest.mark.slow
-def test_the_commands_follow_the_environment(server, content, tmp_path):
-    """HF_ENDPOINT, HF_HOME, offline mode and a proxy, as a user sets them."""
-    publish(server, content)
-    environment = os.environ | {
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_ENDPOINT": server.url,
-        "JXFER_ZOO": str(tmp_path / "zoo"),
-        "TQDM_POSITION": "-1",  # draws the bar where there is no terminal
-    }
-
-    def jxfer(*args, **more):
-        return subprocess.run(
-            [sys.executable, "-m", "jxfer", *args],
-            env=environment | more,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    done = jxfer("zoo", "import", NAME)
-    assert done.returncode == 0, done.stderr
-    assert "model.safetensors" in done.stderr  # the progress bar
-    assert (tmp_path / "zoo" / "resnet20.made_up" / "card.json").is_file()
-    assert (tmp_path / "home" / "hub").is_dir()
-
-    offline = jxfer("zoo", "import", NAME, "--name", "again", HF_HUB_OFFLINE="1")
-    assert offline.returncode == 0, offline.stderr
-    refused = jxfer("zoo", "import", "timm/other", HF_HUB_OFFLINE="1")
-    assert refused.returncode == 2
-    assert "not in the cache" in refused.stderr.splitlines()[-1]
-
-    proxied = {
-        "HF_ENDPOINT": "http://hub.invalid",
-        "HTTP_PROXY": server.url,
-        "NO_PROXY": "127.0.0.1",
-        "HF_HOME": str(tmp_path / "other"),
-    }
-    through = jxfer("zoo", "import", NAME, "--name", "proxied", **proxied)
-    assert through.returncode == 0, through.stderr
-    assert any(path.startswith("http://hub.invalid/timm/") for _, path, _ in server.requests)
+    with one_line(NAME, "nothing names the 5 classes", "--class-names"):
+        found.check_named()

@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 import torch
 
-from jxfer.zoo.readers import read_tensors
+from jxfer.zoo.readers import check_kind, is_weights, read_metadata, read_tensors
 
 TENSORS = {
     "conv1.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
@@ -71,6 +71,35 @@ def test_bfloat16_widens_without_loss(tmp_path):
     array = read_tensors(path)[0]["a"]
     assert array.dtype == np.float32
     assert array[0] == 1.5
+
+
+def test_metadata_is_the_free_text_of_a_safetensors_header(tmp_path, one_line):
+    path = tmp_path / "w.safetensors"
+    safetensors.numpy.save_file(TENSORS, path, {"jxfer_card": "{}", "format": "pt"})
+    assert read_metadata(path) == {"jxfer_card": "{}", "format": "pt"}
+    assert read_metadata(write(tmp_path / "plain", "safetensors")) == {}
+    assert read_metadata(write(tmp_path / "pickled", "pth")) == {}
+    assert read_metadata(write(tmp_path / "folder", "npy")) == {}
+    path.write_bytes(path.read_bytes()[:20])
+    with one_line("w.safetensors", "damaged"):
+        read_metadata(path)
+
+
+def test_the_kind_is_told_without_reading(tmp_path, one_line):
+    for kind in ("npy", "safetensors", "pth"):
+        path = write(tmp_path / kind, kind)
+        assert is_weights(path)
+        check_kind(path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "w.bin").touch()
+    for name, words in (
+        ("empty", ("no .npy files",)),
+        ("w.bin", ("unknown kind", ".safetensors")),
+        ("gone", ("no such file",)),
+    ):
+        assert not is_weights(tmp_path / name)
+        with one_line(name, *words):
+            check_kind(tmp_path / name)
 
 
 def test_missing_path(one_line, tmp_path):

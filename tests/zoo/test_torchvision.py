@@ -4,7 +4,10 @@ import hashlib
 import importlib.util
 import io
 import re
+import subprocess
+import sys
 
+import huggingface_hub.constants as hub_constants
 import numpy as np
 import pytest
 import torch
@@ -36,6 +39,7 @@ def file(state):
 def server(file, monkeypatch, tmp_path):
     """A server that publishes one more file of ResNet-18 weights, with its true hash."""
     server = Server()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     name = f"resnet18-{hashlib.sha256(file.content).hexdigest()[:8]}.pth"
     server.files[f"/models/{name}"] = file
     monkeypatch.setattr(torchvision, "BASE_URL", f"{server.url}/models")
@@ -81,7 +85,7 @@ def test_a_dropped_connection_is_taken_up_where_it_broke(server, file):
 
 
 def test_a_later_call_takes_up_what_an_earlier_one_left(server, file, one_line, monkeypatch):
-    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    monkeypatch.setattr(download, "ATTEMPTS", 0)
     file.drop_after = 30_000_000
     with one_line(server.url, "the same command resumes"):
         weights.load(NAME)
@@ -118,10 +122,71 @@ def test_another_content_is_refused_and_not_kept(fault, server, file, one_line):
 
 
 def test_a_connection_that_always_breaks_ends_with_one_line(server, file, one_line):
-    file.drop_after, file.drop_always = 1_000, True
+    file.drop_after, file.drop_always = 0, True
     with one_line(server.url, "no connection, or it broke off", "resumes"):
         weights.load(NAME)
     assert len(server.got(".pth")) == download.ATTEMPTS
+
+
+def test_a_connection_that_always_breaks_a_little_later_gets_there(server, file):
+    file.drop_after, file.drop_always = 8_000_000, True
+    weights.load(NAME)
+    assert len(server.got(".pth")) > download.ATTEMPTS
+
+
+def test_a_kept_file_that_was_damaged_is_downloaded_again(server, file, state):
+    weights.load(NAME)
+    (kept,) = (cache_dir() / "torchvision").glob("*.pth")
+    content = bytearray(file.content)
+    content[len(content) // 2] ^= 1
+    kept.write_bytes(content)
+    found = weights.load(NAME)
+    assert found.card.source_sha256 == hashlib.sha256(file.content).hexdigest()
+    assert len(server.got(".pth")) == 2
+
+
+def test_a_cache_that_others_filled_need_not_be_writable(server, monkeypatch):
+    card = weights.load(NAME).card
+
+    def refuse(*args):
+        raise PermissionError("read-only file system")
+
+    monkeypatch.setattr(download.filelock, "FileLock", refuse)
+    assert weights.load(NAME).card == card
+
+
+def test_a_proxy_is_asked_where_one_is_set(server, monkeypatch):
+    monkeypatch.setattr(torchvision, "BASE_URL", "http://publisher.invalid/models")
+    monkeypatch.setenv("http_proxy", server.url)
+    weights.load(NAME)
+    ((_, path, _),) = server.requests
+    assert path.startswith("http://publisher.invalid/models/resnet18-")
+
+
+def test_offline_mode_takes_what_is_kept_and_downloads_nothing(server, one_line, monkeypatch):
+    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", True)
+    with one_line("resnet18-", "HF_HUB_OFFLINE forbids"):
+        weights.load(NAME)
+    assert not server.requests
+    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
+    card = weights.load(NAME).card
+    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", True)
+    assert weights.load(NAME).card == card
+
+
+def test_two_processes_do_not_mix(server, file, tmp_path):
+    """Both ask for the file at once; one downloads it, and both have it whole."""
+    name = torchvision.WEIGHTS["resnet18"]["MADE_UP"][0]
+    program = (
+        "import pathlib, sys; from jxfer.zoo import download; "
+        "download.fetch(sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3])"
+    )
+    target = tmp_path / "both" / name
+    arguments = (f"{server.url}/models/{name}", str(target), name[-12:-4])
+    both = [subprocess.Popen([sys.executable, "-c", program, *arguments]) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert target.read_bytes() == file.content
+    assert len(server.got(".pth")) == 1
 
 
 def test_a_cache_that_cannot_be_written(server, one_line, monkeypatch, tmp_path):

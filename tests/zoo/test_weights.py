@@ -53,6 +53,26 @@ def test_a_local_path_wins_over_a_name_of_the_hub(
         weights.load("timm/other")
 
 
+def test_a_folder_with_a_card_is_an_entry_whatever_else_lies_there(card, variables, tmp_path):
+    store.save(tmp_path / "run" / "model", card, variables)
+    np.save(tmp_path / "run" / "features.npy", np.zeros(3))
+    assert weights.load(str(tmp_path / "run")).card.name == "small"
+
+
+def test_a_path_that_holds_no_weights(tmp_path, one_line):
+    with one_line(str(tmp_path), "card.json", "model/card.json", ".npy"):
+        weights.load(str(tmp_path))
+    (tmp_path / "net.bin").touch()
+    with one_line("net.bin", "unknown kind of weight file"):
+        weights.load(str(tmp_path / "net.bin"))
+
+
+def test_a_head_that_nothing_names_cannot_be_kept(file, one_line):
+    config = ModelConfig(weights=str(file), arch="resnet20", head="keep")
+    with one_line(f"{file}: nothing names the 3 classes", "jxfer zoo import", "--class-names"):
+        create_model(config, ("a", "b", "c"))
+
+
 def test_an_entry_and_a_run_go_by_path_or_name(card, variables, tmp_path, no_zoos, one_line):
     saved = store.save(tmp_path / "zoo" / "small", card, variables)
     store.save(tmp_path / "run" / "model", card, variables)
