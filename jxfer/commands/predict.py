@@ -69,10 +69,12 @@ def main(args: list[str]) -> int:
           scale: With --dense, the size of the image, relative to what is classified whole.
           class_name: With --dense, whose scores to draw; the class that scores highest on average
             unless given.
-          out: With --dense, the folder of the drawings.
+          out: With --dense, the folder of the drawings; those of an earlier call are replaced.
           zoo: A folder of zoo entries that is searched first.
           json: Print a JSON list with the probabilities of all classes.
         """
+        if top < 1:
+            raise UserError(f"--top {top}: show at least one class")
         source = FileSource(find_images(images))
         found = weights.load(model, zoo=zoo)
         found.check_named()

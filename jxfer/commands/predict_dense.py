@@ -62,8 +62,8 @@ def predict(
       UserError: an option out of range, no such class, two images of one name, an unreadable
         image, a folder that cannot be written, or a head that is no convolution.
     """
-    if scale < 1:
-        raise UserError(f"--scale {scale:g}: it must be at least 1, the size that is classified")
+    if not 1 <= scale <= 100:  # NaN too
+        raise UserError(f"--scale {scale:g}: it must be at least 1, what is classified, and <= 100")
     if class_name is not None and class_name not in card.class_names:
         raise UserError(f"--class-name {class_name}: {card.name} knows no such class")
     files = [out / f"{pathlib.Path(source.name(i)).stem}-scores.png" for i in range(len(source))]

@@ -36,15 +36,19 @@ class Diff:
             stage for card in (card_a, card_b) for stage in registry.architecture(card.arch).stages
         ]
         comparison = diff.compare(a, b, list(dict.fromkeys(stages)))
+        same_classes = card_a.class_names == card_b.class_names
         if self.json:
             sides = {
                 side: {"path": str(folder), "name": card.name, "arch": card.arch}
                 for side, folder, card in zip("ab", folders, (card_a, card_b), strict=True)
             }
-            print(text.to_json(sides | dataclasses.asdict(comparison)))
+            found = {"same_classes": same_classes} | dataclasses.asdict(comparison)
+            print(text.to_json(sides | found))
             return
         print(f"A: {folders[0]} ({card_a.arch})\nB: {folders[1]} ({card_b.arch})\n")
         print(_table("stage", comparison.stages))
+        if not same_classes:
+            print("\nthe classes differ: rows of the two heads stand for different things")
         if self.leaves:
             print("\n" + _table("leaf", comparison.leaves))
         for title, paths in (("A", comparison.only_a), ("B", comparison.only_b)):

@@ -86,7 +86,8 @@ class Import:
             raise UserError(f"{self.weights} is an entry already: copy {entry} into a zoo")
         # timm/resnet50.a1_in1k -> resnet50.a1_in1k; torchvision:resnet18... -> resnet18...
         name = self.name or published.card.name.rpartition("/")[2].rpartition(":")[2]
-        if not name or name.startswith(".") or Path(name).name != name:
+        plain = name.isprintable() and len(name.encode(errors="replace")) <= 200
+        if not plain or not name or name.startswith(".") or Path(name).name != name:
             raise UserError(f"--name {name!r} cannot be a folder's name")
         found = weights.convert(
             published, class_names=given, headless=headless, through=self.through
@@ -134,11 +135,7 @@ def _read_class_names(given: str) -> tuple[str, ...]:
             raise UserError(f"--class-names {given}: not a text file in UTF-8") from None
     else:
         lines = given.split(",")
-    names = tuple(line.strip() for line in lines if line.strip())
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"--class-names names {twice[0]!r} twice")
-    return names
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def _imported(card: Card, folder: Path, report: Report) -> str:

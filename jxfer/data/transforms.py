@@ -59,6 +59,12 @@ class Preprocessing:
             raise UserError(
                 f"preprocessing: channel_order must be RGB or BGR, not {self.channel_order!r}"
             )
+        if self.size / self.crop > 100_000:
+            raise UserError(
+                f"preprocessing: crop {self.crop} of {self.size} px asks for huge images"
+            )
+        if not np.isfinite((*self.mean, *self.std)).all():
+            raise UserError("preprocessing: mean and std must be finite numbers")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise UserError("preprocessing: mean and std take 3 numbers each, std above 0")
 

@@ -49,6 +49,8 @@ class Ancestor:
     """its architecture"""
     dataset: str
     """what it was trained on"""
+    licence: str
+    """licence of its weights"""
     strategy: str | None
     """transfer strategy that made it; None for an import"""
     source: str
@@ -64,7 +66,7 @@ class Card:
     """Everything needed to use an entry's tensors, and to tell where they come from.
 
     Raises:
-      UserError: `reported_accuracy` is outside [0, 1].
+      UserError: `reported_accuracy` is outside [0, 1], or two classes have one name.
     """
 
     name: str
@@ -119,6 +121,10 @@ class Card:
     """hex digest of the files under `tensors/`; filled in by `store.save`"""
 
     def __post_init__(self) -> None:
+        if len(set(self.class_names)) < len(self.class_names):
+            names = self.class_names
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise UserError(f"class_names names {twice[0]!r} twice")
         if self.reported_accuracy is not None and not 0 <= self.reported_accuracy <= 1:
             raise UserError(
                 f"reported_accuracy must be in [0, 1], not {self.reported_accuracy}; "
@@ -147,6 +153,11 @@ class Card:
         """
         try:
             value = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: not valid JSON: {error}") from None
-        return decode(cls, value, where)
+        card = decode(cls, value, where)
+        try:
+            card.to_json().encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{where}: holds text that is no Unicode: {error.reason}") from None
+        return card

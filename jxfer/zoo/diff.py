@@ -125,7 +125,7 @@ def _difference(name: str, kind: Kind, parts: Iterable[_Sums]) -> Difference:
         math.sqrt(math.fsum(getattr(part, field) for part in parts)) for field in ("aa", "bb", "dd")
     )
     cosine = None
-    if norm_a and norm_b:
+    if norm_a and norm_b and math.isfinite(norm_a + norm_b):
         cosine = math.fsum(part.ab for part in parts) / (norm_a * norm_b)
         cosine = min(1.0, max(-1.0, cosine))  # rounding may step over by a unit in the last place
     return Difference(

@@ -17,7 +17,7 @@ from jxfer import trees
 from jxfer.data.transforms import normalise
 from jxfer.errors import UserError
 from jxfer.trees import Tree
-from jxfer.zoo import standalone, store, torch_names, whole
+from jxfer.zoo import readers, standalone, store, torch_names, whole
 from jxfer.zoo.card import Card
 from jxfer.zoo.published import CARD_KEY
 
@@ -48,7 +48,9 @@ def to_torch(card: Card, variables: Tree, path: str | Path, *, overwrite: bool =
         raise UserError(f"{path}: the file of a PyTorch export must end in .safetensors")
     tensors = torch_names.export_torch(variables, store.build(card))
     metadata = {"format": "pt", CARD_KEY: card.to_json()}
-    with whole.replacing(path, overwrite=overwrite, kind="file", is_one=Path.is_file) as new:
+    with whole.replacing(
+        path, overwrite=overwrite, kind="export of jxfer", is_one=_is_torch_export
+    ) as new:
         new.write_bytes(save(tensors, metadata))  # `save_file` would make it private
 
 
@@ -79,14 +81,26 @@ def to_stablehlo(
     with whole.replacing(
         Path(folder),
         overwrite=overwrite,
-        kind="exported model",
-        is_one=lambda path: (path / PROGRAM).is_file(),
+        kind="exported model and nothing else",
+        is_one=_is_stablehlo_export,
     ) as new:
         new.mkdir()
         (new / PROGRAM).write_bytes(program)
         (new / "weights.safetensors").write_bytes(save(weights))
         (new / store.CARD).write_text(card.to_json(), encoding="utf-8")
         shutil.copyfile(Path(standalone.__file__), new / "predict.py")
+
+
+def _is_torch_export(path: Path) -> bool:
+    try:
+        return path.is_file() and CARD_KEY in readers.read_metadata(path)
+    except UserError:  # unreadable: not ours to replace
+        return False
+
+
+def _is_stablehlo_export(path: Path) -> bool:
+    ours = {PROGRAM, "weights.safetensors", store.CARD, "predict.py", "__pycache__"}
+    return (path / PROGRAM).is_file() and {file.name for file in path.iterdir()} <= ours
 
 
 def _program(card: Card) -> bytes:

@@ -42,7 +42,7 @@ def fetch(name: str) -> Published:
     config = _download(where, repository, "config.json", revision or None)
     try:
         fields = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}, config.json: not valid JSON: {error}") from None
     card, num_classes = _read_config(fields, f"{where}, config.json")
     # In the cache a file lies in snapshots/COMMIT/. The branch may move between two downloads.
@@ -76,7 +76,7 @@ def _download(where: str, repository: str, file: str, revision: str | None) -> P
     except errors.HFValidationError as error:
         problem = str(error).splitlines()[0]
     # HTTPError is that of whichever HTTP library the client is built on; RuntimeError is hf_xet's.
-    except (errors.HTTPError, OSError, RuntimeError) as error:  # type: ignore[attr-defined]
+    except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:  # type: ignore[attr-defined]
         lines = str(error).splitlines() or [type(error).__name__]
         problem = f"{file}: {lines[0][:200]}; try again"
     else:
@@ -162,7 +162,7 @@ def _read_config(fields: Any, where: str) -> tuple[Card, int | None]:
         class_names=class_names,
         preprocessing=preprocessing,
         dataset="ImageNet-1k" if trained_on_imagenet else "",
-        licence=str(licence),
+        licence=", ".join(licence) if isinstance(licence, list) else str(licence),
         notes=notes,
     )
     return card, num_classes

@@ -50,8 +50,8 @@ def local_file(path: Path, arch: str | None) -> Published:
         return Published(path, card, layout_known=True)
     if arch is None:
         raise UserError(
-            f"{path} is a plain weight file: which architecture? give it as --arch, for a run as "
-            "--model.arch, or make an entry of it by jxfer zoo import"
+            f"{path} is a plain weight file: which architecture? make an entry of it by "
+            f"jxfer zoo import {path} --arch ARCH; a run without --model.reuse takes --model.arch"
         )
     row = registry.architecture(arch)
     name = path.name if path.is_dir() else path.stem

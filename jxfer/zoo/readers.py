@@ -93,8 +93,8 @@ def _read_npy_folder(folder: Path) -> tuple[Tensors, str]:
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.npy"), key=lambda file: file.name):
         digest.update(file.name.encode() + b"\0")
-        digest.update(file.read_bytes())
         try:
+            digest.update(file.read_bytes())
             tensors[file.stem] = np.load(file, allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
             raise _unreadable(file, error) from None
@@ -106,10 +106,15 @@ def _read_safetensors(path: Path) -> Tensors:
     from safetensors.numpy import load_file
 
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (safetensors.SafetensorError, KeyError, TypeError, OSError) as error:
-        # KeyError and TypeError: a type that NumPy does not have, such as bfloat16.
+        # KeyError and TypeError: a type that NumPy does not have.
         raise _unreadable(path, error) from None
+    # bfloat16 is none of NumPy's own; float32 holds it exactly.
+    return {
+        name: tensor.astype(np.float32) if tensor.dtype.name == "bfloat16" else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def _read_torch(path: Path) -> Tensors:
@@ -135,7 +140,10 @@ def _read_torch(path: Path) -> Tensors:
         tensor = tensor.detach()
         if tensor.dtype == torch.bfloat16:  # NumPy has no such type; float32 holds it exactly
             tensor = tensor.float()
-        tensors[str(name)] = tensor.numpy()
+        try:
+            tensors[str(name)] = tensor.numpy()
+        except (TypeError, RuntimeError):  # sparse, quantised, or of a type that NumPy lacks
+            raise UserError(f"{path}: {name} is a {tensor.layout} {tensor.dtype} tensor") from None
     return tensors
 
 

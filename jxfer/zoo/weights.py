@@ -88,10 +88,14 @@ def find(name: str, arch: str | None = None) -> Published | None:
     if path.exists():
         return local_file(path, arch)
     if name.startswith((hub.PREFIX, hub.TIMM)):
-        return hub.fetch(name)
-    if name.startswith(torchvision.PREFIX):
-        return torchvision.fetch(name)
-    return None
+        published = hub.fetch(name)
+    elif name.startswith(torchvision.PREFIX):
+        published = torchvision.fetch(name)
+    else:
+        return None
+    if arch not in (None, published.card.arch):
+        raise UserError(f"{name} is a {published.card.arch}, not a {arch}")
+    return published
 
 
 def convert(
@@ -117,7 +121,7 @@ def convert(
     tensors, digest = readers.read_tensors(published.path)
     architecture = registry.architecture(card.arch)
     in_file = torch_names.class_count(tensors, architecture)
-    if published.num_classes not in (None, in_file):
+    if published.num_classes not in (None, in_file or 0):  # timm counts 0 where there is no head
         raise UserError(
             f"{card.name}: its config says {published.num_classes} classes, but the head of its "
             f"weights has {in_file or 'none'}"

@@ -36,6 +36,9 @@ def replacing(
       UserError: the target exists and `overwrite` is off, or it is of another kind; its parents
         cannot be made.
     """
+    target = target.resolve()  # of a link, what it points to is replaced
+    if not target.name:
+        raise UserError(f"{target} cannot be replaced; name a file or folder in it")
     _clear_leftovers(target)
     if target.exists():
         if not overwrite:
@@ -57,6 +60,8 @@ def replacing(
             if old.exists():
                 old.rename(target)
             raise
+    except OSError as error:  # no space, no right, or a folder that vanished
+        raise UserError(f"{target}: cannot be written: {error.strerror or error}") from None
     finally:
         for path in (new, old):
             _remove(path)

@@ -65,6 +65,7 @@ def test_a_larger_image_gives_a_map_and_a_drawing_each(entry, tmp_path, capsys):
     ("args", "words"),
     [
         (("--scale", "0.5"), ("--scale 0.5", "at least 1")),
+        (("--scale", "nan"), ("--scale nan", "at least 1")),
         (("--class-name", "dogs"), ("dogs", "small")),
         (("--out", "{file}"), ("--out", "exists")),
     ],

@@ -5,7 +5,9 @@ import pytest
 
 from jxfer.zoo.card import Ancestor, Card, Measurement
 
-PARENT = Ancestor("first", "resnet20", "digits", None, "https://example.org/net", "ab" * 32, "cd")
+PARENT = Ancestor(
+    "first", "resnet20", "digits", "MIT", None, "https://example.org/net", "ab" * 32, "cd"
+)
 
 
 def full(card):
@@ -94,3 +96,17 @@ def test_not_json(one_line):
 def test_a_measurement_must_add_up(one_line, bad):
     with one_line("measured"):
         Measurement("d", "test", *bad)
+
+
+def test_text_that_is_no_card_is_one_line(card, one_line):
+    text = card.to_json()
+    for bad, words in (
+        ("[" * 100_000, ("not valid JSON",)),
+        (text.replace('"notes": ""', '"notes": "\\ud800"'), ("no Unicode",)),
+        (text.replace('"seed": null', '"seed": ' + "1" * 5_000), ("not valid JSON",)),
+        (text.replace("0.485", "NaN"), ("mean and std must be finite",)),
+        (text.replace('"dog"', '"cat"'), ("names 'cat' twice",)),
+    ):
+        assert bad != text
+        with one_line("here", *words):
+            Card.from_json(bad, "here")

@@ -98,3 +98,10 @@ def test_the_same_entry(variables):
     found = diff.compare(variables, jax.tree.map(np.copy, variables), STAGES)
     assert all(leaf.same_bits and leaf.distance == 0 for leaf in found.leaves)
     assert found.only_a == found.only_b == found.other_shape == ()
+
+
+def test_values_that_are_not_finite_have_no_cosine():
+    a = tree(params_of_stem_of_kernel=[3.0, 4.0])
+    b = tree(params_of_stem_of_kernel=[3.0, np.nan])
+    (leaf,) = diff.compare(a, b, STAGES).leaves
+    assert leaf.cosine is None

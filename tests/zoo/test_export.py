@@ -10,6 +10,7 @@ import torch
 
 from jxfer import trees
 from jxfer.data.transforms import Preprocessing, normalise
+from jxfer.errors import UserError
 from jxfer.models import registry
 from jxfer.models.heads import HeadConfig
 from jxfer.zoo import export, readers, store, torch_names
@@ -100,7 +101,7 @@ def test_torch_export_refuses(one_line, tmp_path, card, variables):
         export.to_torch(card, variables, tmp_path / "file" / "net.safetensors")
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
     path.mkdir()
-    with one_line(str(path), "is no file"):
+    with one_line(str(path), "is no export of jxfer"):
         export.to_torch(card, variables, path, overwrite=True)
 
 
@@ -120,13 +121,13 @@ def test_a_failed_export_leaves_what_was_there(tmp_path, monkeypatch, card, vari
 
     with monkeypatch.context() as patch:
         patch.setattr(export, "save", fail)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(UserError, match="disk full"):
             write(card, variables, path)
     assert list(tmp_path.iterdir()) == []
     write(card, variables, path)
     before = written()
     monkeypatch.setattr(export, "save", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match="disk full"):
         write(card, variables, path, overwrite=True)
     assert written() == before
 
@@ -186,3 +187,17 @@ def test_stablehlo_export_refuses(one_line, tmp_path, card, variables):
     with one_line("thesis", "no exported model"):
         export.to_stablehlo(card, variables, tmp_path / "thesis", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
+
+
+def test_only_an_export_is_overwritten(one_line, tmp_path, card, variables):
+    other = tmp_path / "other.safetensors"
+    safetensors.numpy.save_file({"x": np.zeros(3, np.float32)}, other)
+    with one_line("other.safetensors is no export of jxfer"):
+        export.to_torch(card, variables, other, overwrite=True)
+    folder = tmp_path / "folder"
+    export.to_stablehlo(card, variables, folder)
+    export.to_stablehlo(card, variables, folder, overwrite=True)
+    (folder / "notes.txt").write_text("mine")
+    with one_line("folder is no exported model and nothing else"):
+        export.to_stablehlo(card, variables, folder, overwrite=True)
+    assert (folder / "notes.txt").read_text() == "mine"

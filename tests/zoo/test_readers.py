@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 
 from jxfer.zoo.readers import check_kind, is_weights, read_metadata, read_tensors
@@ -188,3 +189,17 @@ def test_digest_of_the_real_networks(test_data, depth):
     tensors, digest = read_tensors(path)
     assert digest.startswith(path.stem.split("-")[1])
     assert "conv1.weight" in tensors
+
+
+def test_bfloat16_widens_from_safetensors_too(tmp_path):
+    path = tmp_path / "net.safetensors"
+    safetensors.torch.save_file({"a": torch.tensor([1.5, 3.0e38], dtype=torch.bfloat16)}, path)
+    tensors, _ = read_tensors(path)
+    assert tensors["a"].dtype == np.float32
+    np.testing.assert_array_equal(tensors["a"], torch.tensor([1.5, 3.0e38]).bfloat16().float())
+
+
+def test_tensors_that_numpy_lacks_are_named(tmp_path, one_line):
+    torch.save({"a": torch.eye(3).to_sparse()}, tmp_path / "net.pt")
+    with one_line("net.pt", "a is a torch.sparse_coo"):
+        read_tensors(tmp_path / "net.pt")

@@ -74,7 +74,7 @@ def test_a_failed_save_leaves_the_old_entry(entry, card, variables, monkeypatch)
         raise OSError("disk full")
 
     monkeypatch.setattr(store, "_write_tensors", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match="disk full"):
         store.save(entry, card, variables, overwrite=True)
     store.verify(entry)
     assert [path.name for path in entry.parent.iterdir()] == ["small"]

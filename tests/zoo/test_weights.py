@@ -194,3 +194,25 @@ def test_options_of_an_import_override_the_card(file, card, variables, tmp_path)
     assert cut.card.tensors_sha256 == trees.sha256(cut.variables)
     rows = registry.create("resnet20", None, through="stage1").shapes()
     assert trees.flatten(cut.variables).keys() == trees.flatten(rows).keys()
+
+
+def test_an_architecture_that_contradicts_the_publisher_is_refused(from_the_hub, one_line):
+    with one_line("timm/small is a resnet20, not a resnet32"):
+        weights.load("timm/small", arch="resnet32")
+
+
+def test_a_publishers_count_of_no_classes_is_a_file_without_a_head(file, model, tmp_path):
+    tensors = safetensors.numpy.load_file(file)
+    bare = {name: tensor for name, tensor in tensors.items() if "linear" not in name}
+    safetensors.numpy.save_file(bare, tmp_path / "bare.safetensors")
+    card = Card("timm/bare", "resnet20", (), model.architecture.preprocessing)
+    found = weights.convert(Published(tmp_path / "bare.safetensors", card, num_classes=0))
+    assert found.head_classes is None
+
+
+def test_values_beyond_float32_are_refused(file, one_line):
+    tensors = {k: v.astype(np.float64) for k, v in safetensors.numpy.load_file(file).items()}
+    tensors["conv1.weight"].flat[0] = 1e300
+    safetensors.numpy.save_file(tensors, file)
+    with one_line("conv1.weight", "too large for float32"):
+        weights.load(str(file), arch="resnet20")

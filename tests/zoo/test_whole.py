@@ -1,10 +1,12 @@
 import os
+import pathlib
 import platform
 import subprocess
 import sys
 
 import pytest
 
+from jxfer.errors import UserError
 from jxfer.zoo.whole import replacing
 
 
@@ -65,7 +67,7 @@ def test_if_the_last_rename_fails_the_old_one_comes_back(tmp_path):
     target = tmp_path / "shelf"
     write(target, "first")
     with (
-        pytest.raises(FileNotFoundError),
+        pytest.raises(UserError, match="cannot be written"),
         replacing(target, overwrite=True, kind="shelf", is_one=lambda path: True),
     ):
         pass  # nothing was written, so there is nothing to rename
@@ -99,3 +101,19 @@ def test_a_file_in_the_way(one_line, tmp_path):
         with one_line(f"{parent}: no folder can be made"):
             write(parent / "shelf", "first")
     assert names(tmp_path) == ["file"]
+
+
+def test_of_a_link_what_it_points_to_is_replaced(tmp_path):
+    write(tmp_path / "real", "first")
+    (tmp_path / "link").symlink_to("real")
+    write(tmp_path / "link", "second", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "book").read_text() == "second"
+    assert names(tmp_path) == ["link", "real"]
+
+
+def test_places_that_cannot_be_written_are_one_line(one_line):
+    with one_line("/ cannot be replaced"):
+        write(pathlib.Path("/"), "x")
+    with one_line("/proc/shelf", "cannot be written"):
+        write(pathlib.Path("/proc/shelf"), "x")
