@@ -44,8 +44,16 @@ class Evaluator:
         Args:
           variables: replicated, as from `parallel.replicate`.
         """
-        sums = [self._eval_step(variables, batch) for batch in self._batches(source)]
-        return metrics.evaluation(metrics.add(parallel.fetch(sums)))
+        sums: list[metrics.Sums] = []
+        ahead = None
+        for batch in self._batches(source):
+            # Read one step late: the device always has work, and never more than two steps are
+            # queued, whose batches would fill its memory (and starve XLA's threads on CPU).
+            ahead, done = self._eval_step(variables, batch), ahead
+            if done is not None:
+                sums.append(parallel.fetch(done))
+        sums.append(parallel.fetch(ahead))
+        return metrics.evaluation(metrics.add(sums))
 
     def probabilities(self, variables: Tree, source: Source) -> np.ndarray:
         """Softmax probabilities [N, K] float32, in the source's order."""
