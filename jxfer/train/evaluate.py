@@ -1,8 +1,8 @@
 """A pass over a split with one compiled step: figures, or the probabilities of each image."""
 
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -13,6 +13,8 @@ from jxfer.data.transforms import Preprocessing
 from jxfer.models.registry import Model
 from jxfer.train import metrics, parallel, step
 from jxfer.trees import Tree
+
+T = TypeVar("T")
 
 
 @functools.lru_cache(maxsize=8)
@@ -44,15 +46,8 @@ class Evaluator:
         Args:
           variables: replicated, as from `parallel.replicate`.
         """
-        sums: list[metrics.Sums] = []
-        ahead = None
-        for batch in self._batches(source):
-            # Read one step late: the device always has work, and never more than two steps are
-            # queued, whose batches would fill its memory (and starve XLA's threads on CPU).
-            ahead, done = self._eval_step(variables, batch), ahead
-            if done is not None:
-                sums.append(parallel.fetch(done))
-        sums.append(parallel.fetch(ahead))
+        results = (self._eval_step(variables, batch) for batch in self._batches(source))
+        sums = [parallel.fetch(result) for result in _one_late(results)]
         return metrics.evaluation(metrics.add(sums))
 
     def probabilities(self, variables: Tree, source: Source) -> np.ndarray:
@@ -80,3 +75,17 @@ class Evaluator:
         return parallel.shard(
             {name: array for name, array in batch.items() if name != "index"} for batch in batches
         )
+
+
+def _one_late(results: Iterable[T]) -> Iterator[T]:
+    """Yields each result once the next is under way, so that the device always has work.
+
+    More than two would fill the device's memory with their batches, and starve XLA's threads where
+    several devices share a CPU.
+    """
+    waiting: list[T] = []
+    for result in results:
+        waiting.append(result)
+        if len(waiting) == 2:
+            yield waiting.pop(0)
+    yield from waiting
