@@ -58,6 +58,7 @@ ORDER = [
     "train.parallel",
     "train.metrics",
     "train.state",
+    "train.phases",
     "train.step",
     "train.checkpoint",
     "train.evaluate",

@@ -8,7 +8,7 @@ the arrays, does not.
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,9 @@ from jxfer.train.state import TrainState
 from jxfer.trees import Tree
 
 _log = logging.getLogger("jxfer")
+
+Like = Callable[[int], TrainState]
+"""The structure and shapes of the state at a step; phases differ in their optimizer states."""
 
 
 class _KeepLatestAndBest:
@@ -77,14 +80,14 @@ class Checkpoints:
             force=True,
         )
 
-    def restore_latest(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+    def restore_latest(self, like: Like) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest intact checkpoint, or None where there is none yet.
 
         A rotten one is reported and the one before it taken; only then is the rotten one deleted,
         since its step will be saved again.
 
         Args:
-          like: a state of the same structure and shapes.
+          like: a state of the same structure and shapes, for each step.
 
         Raises:
           UserError: there are checkpoints, and none is intact; one is intact and of other shapes.
@@ -105,7 +108,7 @@ class Checkpoints:
             raise UserError(f"{self._folder}: no checkpoint is intact; remove the run folder")
         return None
 
-    def restore_variables(self, step: int, like: TrainState) -> Tree:
+    def restore_variables(self, step: int, like: Like) -> Tree:
         """Parameters and statistics of one step, on the host.
 
         Raises:
@@ -121,7 +124,7 @@ class Checkpoints:
             ) from error
         return {"params": state.params, "batch_stats": state.batch_stats}
 
-    def _restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    def _restore(self, step: int, like: Like) -> tuple[TrainState, dict[str, Any]]:
         try:
             restored = self._manager.restore(
                 step,
@@ -139,7 +142,7 @@ class Checkpoints:
         for path, leaf in flat.items():
             if trees.crc32(leaf) != checksums[path]:
                 raise _Rotten(f"the checksum of {path} does not match")
-        return _from_tree(tree, like), progress
+        return _from_tree(tree, like(step)), progress
 
 
 class _Rotten(Exception):

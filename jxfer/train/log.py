@@ -22,14 +22,21 @@ class TrainingLog:
     not leave the device idle.
 
     Args:
-      plan: its learning rates stand on each line.
+      plan: of the phase; its name and learning rates stand on each line.
+      start: steps before the phase.
       open_sums: what `open_sums` returned when the checkpoint was saved.
     """
 
     def __init__(
-        self, writers: Writers, bar: ProgressBar, plan: Plan, open_sums: Iterable[Sums]
+        self,
+        writers: Writers,
+        bar: ProgressBar,
+        plan: Plan,
+        start: int,
+        open_sums: Iterable[Sums],
     ) -> None:
         self._writers, self._bar = writers, bar
+        self._phase, self._start = plan.phase.name, start
         self._steps_per_epoch = plan.steps_per_epoch
         # All steps at once: a schedule called line by line would queue on the device.
         steps = np.arange(plan.total_steps)
@@ -70,14 +77,17 @@ class TrainingLog:
                 "lower --optimizer.lr or set --optimizer.clip-norm, in a new run folder"
             )
         speed = examples / self.clock.lap()
+        index = step - 1 - self._start
         self._writers.write(
             step,
-            {"epoch": step / self._steps_per_epoch}
+            {"epoch": step / self._steps_per_epoch, "phase": self._phase}
             | {"train_loss": loss, "train_accuracy": accuracy}
-            | {f"lr/{label}": float(rates[step - 1]) for label, rates in self._rates.items()}
+            | {f"lr/{label}": float(rates[index]) for label, rates in self._rates.items()}
             | {"images_per_second": speed},
         )
-        self._bar.describe(f"loss {loss:.3f}  accuracy {accuracy:.1%}  {speed:,.0f} images/s")
+        self._bar.describe(
+            f"{self._phase}  loss {loss:.3f}  accuracy {accuracy:.1%}  {speed:,.0f} images/s"
+        )
 
     def open_sums(self) -> list[dict[str, Any]]:
         """The sums of the open line as JSON values, for a checkpoint in the middle of it."""

@@ -19,7 +19,8 @@ from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import Evaluator
 from jxfer.train.log import TrainingLog
 from jxfer.train.metrics import Evaluation
-from jxfer.train.state import Plan, TrainState, set_up
+from jxfer.train.phases import Course
+from jxfer.train.state import Plan, set_up
 from jxfer.train.step import make_train_step
 from jxfer.train.writers import Clock, ProgressBar, Writers
 from jxfer.trees import Tree
@@ -83,8 +84,7 @@ class _Run:
     folder: pathlib.Path
     splits: Splits
     pretrained: Pretrained
-    plan: Plan
-    initial: TrainState
+    course: Course
     evaluate_at: list[int]
     evaluator: Evaluator
     seconds: dict[str, float]
@@ -98,7 +98,7 @@ def _train(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> dict[str, 
     parallel.check_batch(config.batch_size)
     splits = loader.load_splits(config.data)
     evaluate_at = evaluation_steps(config, len(splits.train))
-    pretrained, plan = set_up(
+    pretrained, plans = set_up(
         config,
         splits.train.class_names,
         total_steps=evaluate_at[-1],
@@ -109,34 +109,32 @@ def _train(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> dict[str, 
         folder=folder,
         splits=splits,
         pretrained=pretrained,
-        plan=plan,
-        initial=plan.initial_state(pretrained.variables, config.seed),
+        course=Course(plans, plans[0].initial_state(pretrained.variables, config.seed)),
         evaluate_at=evaluate_at,
-        evaluator=Evaluator(plan.model, plan.preprocessing, config.batch_size),
+        evaluator=Evaluator(pretrained.model, pretrained.preprocessing, config.batch_size),
         seconds=dict.fromkeys(("compile", "data_wait", "step", "eval"), 0.0),
         commit=commit,
         quiet=quiet,
     )
     run_folder.write_config(folder, config)
     if not quiet:
-        summary.print_start(splits, pretrained, plan, run.initial)
+        summary.print_start(splits, pretrained, config.strategy.name, run.course)
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        final, best, images = _take_steps(run, checkpoints)
-        assert best.step is not None  # the last step evaluates
-        variables = checkpoints.restore_variables(best.step, run.initial)
-    return _finish(run, final, best, variables, images, whole)
+        progress, images = _take_steps(run, checkpoints)
+        variables = checkpoints.restore_variables(progress["best"]["step"], run.course.like)
+    return _finish(run, progress, variables, images, whole)
 
 
-def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[TrainState, _Best, int]:
+def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], int]:
     """Takes the steps that are left.
 
     Returns:
-      (the last state, on the host; the best step; the number of images trained on).
+      (what the last checkpoint says of the run's progress; the number of images trained on).
     """
-    config, plan, seconds = run.config, run.plan, run.seconds
-    total = plan.total_steps
-    restored = checkpoints.restore_latest(run.initial)
-    host_state, progress = restored or (run.initial, {"best": {}, "open_sums": []})
+    config, course, seconds = run.config, run.course, run.seconds
+    restored = checkpoints.restore_latest(course.like)
+    empty: dict[str, Any] = {"best": {}, "open_sums": [], "frozen_unchanged": []}
+    host_state, progress = restored or (course.initial, empty)
     best = _Best(**progress["best"])
     start = int(host_state.step)
     data = {
@@ -150,15 +148,13 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[TrainState, _Best,
             "now); restore it, or take a new folder as --run"
         )
     if restored:
-        _log.warning("%s resumes from step %d of %d", run.folder, start, total)
-    if start == total:
-        return host_state, best, 0
-    state = parallel.replicate(host_state)
-    train_step = _compiled_train_step(plan)
+        _log.warning("%s resumes from step %d of %d", run.folder, start, course.steps)
+    if start == course.steps:
+        return progress, 0
     batches = parallel.shard(
         loader.train_batches(
             run.splits.train,
-            plan.preprocessing,
+            run.pretrained.preprocessing,
             config.augment,
             batch_size=config.batch_size,
             seed=config.seed,
@@ -167,39 +163,50 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[TrainState, _Best,
             hosts=jax.process_count(),
         )
     )
-    with Writers(run.folder, start) as writers, ProgressBar(total, start, run.quiet) as bar:
-        log = TrainingLog(writers, bar, plan, progress["open_sums"])
-        clock = Clock()
-        for step in range(start + 1, total + 1):
-            batch = next(batches)
-            seconds["data_wait"] += clock.lap()
-            state, sums = train_step(state, batch)
-            if step == start + 1:
-                jax.block_until_ready(sums)
-                seconds["compile"] += clock.lap()
-                log.clock.lap()
-            log.add(step, sums)
-            evaluating = step in run.evaluate_at
-            saving = evaluating or step % config.checkpoint_every == 0
-            if evaluating or step % config.log_every == 0:
-                log.end_line(step)
-            if saving:
-                log.flush()
-            seconds["step"] += clock.lap()
-            if evaluating:
-                variables = {"params": state.params, "batch_stats": state.batch_stats}
-                result = run.evaluator.evaluate(variables, run.splits.val)
-                best.update(step, result)
-                figures = {f"val_{k}": v for k, v in dataclasses.asdict(result).items()}
-                writers.write(step, {"epoch": step / plan.steps_per_epoch} | figures)
-                seconds["eval"] += clock.lap()
-            if saving:
-                host_state = parallel.fetch(state)
-                progress = {"best": dataclasses.asdict(best), "open_sums": log.open_sums()}
-                checkpoints.save(host_state, progress | {"data": data})
-                clock.lap()
-                log.clock.lap()
-    return host_state, best, (total - start) * config.batch_size
+    with Writers(run.folder, start) as writers, ProgressBar(course.steps, start, run.quiet) as bar:
+        for index in range(course.index(start + 1), len(course.plans)):
+            plan, before, end = course.plans[index], course.start(index), course.ends[index]
+            first = int(host_state.step) + 1
+            if index and first == before + 1:
+                host_state = course.enter(host_state, index)
+            state = parallel.replicate(host_state)
+            train_step = _compiled_train_step(plan)
+            log = TrainingLog(writers, bar, plan, before, progress["open_sums"])
+            clock = Clock()
+            for step in range(first, end + 1):
+                batch = next(batches)
+                seconds["data_wait"] += clock.lap()
+                state, sums = train_step(state, batch)
+                if step == first:
+                    jax.block_until_ready(sums)
+                    seconds["compile"] += clock.lap()
+                    log.clock.lap()
+                log.add(step, sums)
+                evaluating = step in run.evaluate_at
+                saving = evaluating or step == end or step % config.checkpoint_every == 0
+                if evaluating or step == end or step % config.log_every == 0:
+                    log.end_line(step)
+                if saving:
+                    log.flush()
+                seconds["step"] += clock.lap()
+                if evaluating:
+                    variables = {"params": state.params, "batch_stats": state.batch_stats}
+                    result = run.evaluator.evaluate(variables, run.splits.val)
+                    best.update(step, result)
+                    figures = {f"val_{k}": v for k, v in dataclasses.asdict(result).items()}
+                    place = {"epoch": step / plan.steps_per_epoch, "phase": plan.phase.name}
+                    writers.write(step, place | figures)
+                    seconds["eval"] += clock.lap()
+                if saving:
+                    host_state = parallel.fetch(state)
+                    progress |= {"best": dataclasses.asdict(best), "open_sums": log.open_sums()}
+                    if step == end:
+                        unchanged = course.frozen_unchanged(host_state)
+                        progress["frozen_unchanged"] = [*progress["frozen_unchanged"], unchanged]
+                    checkpoints.save(host_state, progress)
+                    clock.lap()
+                    log.clock.lap()
+    return progress, (course.steps - start) * config.batch_size
 
 
 @functools.lru_cache(maxsize=8)
@@ -208,7 +215,7 @@ def _compiled_train_step(plan: Plan) -> Callable[..., Any]:
 
 
 def _finish(
-    run: _Run, final: TrainState, best: _Best, variables: Tree, images: int, whole: Clock
+    run: _Run, progress: dict[str, Any], variables: Tree, images: int, whole: Clock
 ) -> dict[str, Any]:
     """Reads the test split, once, and writes what the run leaves behind; the summary comes last."""
     test = None
@@ -219,11 +226,11 @@ def _finish(
     result = summary.build(
         run.splits,
         run.pretrained,
-        run.plan,
-        run.initial,
-        final,
-        best=dataclasses.asdict(best),
+        run.config.strategy.name,
+        run.course,
+        best=progress["best"],
         test=test,
+        frozen_unchanged=progress["frozen_unchanged"],
         commit=run.commit,
     )
     card = summary.model_card(run.folder.name, run.config, run.pretrained, result)

@@ -43,7 +43,7 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All that fixes the compiled train step, and nothing else: equal plans share one program."""
+    """All that fixes the compiled train step of a phase: equal plans share one program."""
 
     model: Model
     preprocessing: Preprocessing
@@ -51,6 +51,7 @@ class Plan:
     optimizer: OptimizerConfig
     loss: LossConfig
     total_steps: int
+    """Of this phase."""
     steps_per_epoch: float
     folded: bool
     """The norms were folded into the convolutions: the identity plus a bias."""
@@ -71,8 +72,13 @@ class Plan:
 
         Folded norms never do: the moments of a batch would rescale every feature.
         """
-        norm_paths = () if self.folded else self.model.norm_paths()
-        return label_rules.train_layers(self.labels, norm_paths, self.model.dropout_paths())
+        return label_rules.train_layers(
+            self.labels,
+            () if self.folded else self.model.norm_paths(),
+            self.model.dropout_paths(),
+            frozen_norms=self.phase.frozen_norms,
+            trainable_norms=self.phase.trainable_norms,
+        )
 
     @functools.cached_property
     def drops(self) -> bool:
@@ -83,7 +89,9 @@ class Plan:
     def rates(self) -> dict[str, optax.Schedule]:
         """Learning rate by step for each label that trains."""
         moving = {label for path, label in trees.flatten(self.labels).items() if self.moves(path)}
-        rates = optimizer.schedules(self.optimizer, self.total_steps, self.steps_per_epoch)
+        rates = optimizer.schedules(
+            self.optimizer, self.total_steps, self.steps_per_epoch, self.model.stages
+        )
         return {label: rates[label] for label in sorted(moving)}
 
     @functools.cached_property
@@ -125,12 +133,13 @@ def _initial_opt_state(plan: Plan, moving: Tree) -> optax.OptState:
 
 def set_up(
     config: TrainConfig, class_names: Sequence[str], total_steps: int, steps_per_epoch: float
-) -> tuple[Pretrained, Plan]:
-    """Loads the model and plans its training.
+) -> tuple[Pretrained, tuple[Plan, ...]]:
+    """Loads the model and plans its training, phase by phase.
 
     Raises:
-      UserError: a strategy that transfers has no weights to start from; as `create_model`,
-        `strategy.phases`, `labels.label_tree`, `optimizer.schedule`.
+      UserError: a strategy that transfers has no weights to start from; an option has nothing to
+        act on; nothing trains, or a new parameter does not; as `create_model`, `strategy.phases`,
+        `strategy.phase_steps`, `labels.label_tree`, `optimizer.schedule`.
     """
     scratch = config.strategy.name == "scratch"
     if config.model.arch and not config.model.weights and not scratch:
@@ -146,15 +155,61 @@ def set_up(
         sync_axis=AXIS if config.sync_bn else None,
         zoo=config.zoo,
     )
-    (phase,) = strategy.phases(config.strategy, pretrained.model.stages, pretrained.fresh)
-    plan = Plan(
-        model=pretrained.model,
-        preprocessing=pretrained.preprocessing,
-        phase=phase,
-        optimizer=config.optimizer,
-        loss=config.loss,
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
-        folded=pretrained.folded,
+    phases = strategy.phases(
+        config.strategy,
+        pretrained.model.stages,
+        pretrained.fresh,
+        per_stage=config.optimizer.per_stage,
     )
-    return pretrained, plan
+    lengths = strategy.phase_steps(phases, config.epochs, total_steps, steps_per_epoch)
+    plans = tuple(
+        Plan(
+            model=pretrained.model,
+            preprocessing=pretrained.preprocessing,
+            phase=phase,
+            optimizer=config.optimizer,
+            loss=config.loss,
+            total_steps=steps,
+            steps_per_epoch=steps_per_epoch,
+            folded=pretrained.folded,
+        )
+        for phase, steps in zip(phases, lengths, strict=True)
+    )
+    _check_plans(config, pretrained, plans)
+    return pretrained, plans
+
+
+def _check_plans(config: TrainConfig, pretrained: Pretrained, plans: Sequence[Plan]) -> None:
+    name, stages = config.strategy.name, pretrained.model.stages
+    trained = frozenset[str]().union(*(plan.trainable for plan in plans))
+    for path in pretrained.report.reinitialised:
+        collection, _, leaf = path.partition("/")
+        if collection == "params" and leaf not in trained:
+            raise UserError(f"{name} freezes {leaf} at its new, random value; let it train")
+    if not trained:
+        raise UserError(f"--strategy.name {name}: every parameter is frozen; let some train")
+    if config.strategy.frozen_norms == "adapt" and pretrained.folded:
+        raise UserError(
+            "--strategy.frozen-norms adapt: the norms of these weights are folded into the "
+            "convolutions and have no statistics to adapt; leave it out"
+        )
+    labels = {label for plan in plans for label in trees.flatten(plan.labels).values()}
+    if config.optimizer.layer_decay is not None and labels.isdisjoint(_by_stage(stages)):
+        raise UserError(
+            f"--optimizer.layer-decay: no stage learns at the backbone's rate under {name}; "
+            "leave it out"
+        )
+    for stage in config.optimizer.rates_by_stage():
+        if stage not in stages:
+            raise UserError(
+                f"--optimizer.stage-lrs {stage}: no such stage; use {', '.join(stages)}"
+            )
+        if labels.isdisjoint(_by_stage([stage])):
+            raise UserError(
+                f"--optimizer.stage-lrs {stage}: it does not learn at the backbone's rate under "
+                f"{name}; leave it out"
+            )
+
+
+def _by_stage(stages: Sequence[str]) -> set[str]:
+    return {f"{label_rules.LOW_LR}/{stage}" for stage in stages}

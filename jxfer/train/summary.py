@@ -6,6 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,74 +17,101 @@ from jxfer.data.sources import Splits
 from jxfer.train import config as configs
 from jxfer.train.config import TrainConfig
 from jxfer.train.metrics import Evaluation
+from jxfer.train.phases import Course
 from jxfer.train.state import Plan, TrainState
-from jxfer.transfer.labels import FROZEN, LABELS
+from jxfer.transfer.labels import FROZEN, LABELS, base
 from jxfer.zoo.card import Card, Measurement
 from jxfer.zoo.pretrained import Pretrained
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def print_start(splits: Splits, pretrained: Pretrained, plan: Plan, initial: TrainState) -> None:
+def print_start(splits: Splits, pretrained: Pretrained, strategy: str, course: Course) -> None:
     """The start-up table: what was loaded; each group's parameters, rate and optimizer bytes."""
-    model = plan.model
+    model = pretrained.model
     test = f"{len(splits.test)} test" if splits.test is not None else "no test split"
     lines = [
-        f"{model.architecture.name} through {model.stages[-1]}, {plan.phase.name}: "
+        f"{model.architecture.name} through {model.stages[-1]}, {strategy}: "
         f"{len(splits.train)} train, {len(splits.val)} validation, {test}, "
-        f"{len(splits.train.class_names)} classes; {plan.total_steps} steps on "
+        f"{len(splits.train.class_names)} classes; {course.steps} steps on "
         f"{jax.device_count()} device{'s' if jax.device_count() > 1 else ''}",
         f"weights: {pretrained.report}",
         "",
     ]
     if pretrained.fresh and pretrained.report.loaded:
         lines.insert(2, f"new in the backbone: {', '.join(pretrained.fresh)}")
-    counts, memory = parameters_by_label(plan), optimizer_bytes(initial)
-    peaks = plan.optimizer.peaks()
-    rows = [("group", "parameters", "peak learning rate", "optimizer bytes")]
-    for label in LABELS:
-        if counts[label]:
-            rate = "-" if label == FROZEN else f"{peaks[label]:.3g}"
-            rows.append((label, f"{counts[label]:,}", rate, f"{memory.get(label, 0):,}"))
+    rows = [("phase", "steps", "group", "parameters", "peak learning rate", "optimizer bytes")]
+    for plan, end in zip(course.plans, course.ends, strict=True):
+        counts, memory = parameters_by_label(plan), optimizer_bytes(course.like(end))
+        peaks = plan.optimizer.peaks(model.stages)
+        for label, count in counts.items():
+            if count:
+                rate = "-" if label == FROZEN else f"{peaks[label]:.3g}"
+                cells = (label, f"{count:,}", rate, f"{memory.get(label, 0):,}")
+                rows.append((plan.phase.name, str(plan.total_steps), *cells))
     print("\n".join(lines) + text.table(rows), file=sys.stderr)
 
 
 def parameters_by_label(plan: Plan) -> dict[str, int]:
-    """Number of parameters under each label."""
+    """Number of parameters under each label, those that do not occur in the plan left out."""
     labels = trees.flatten(plan.labels)
-    counts = dict.fromkeys(LABELS, 0)
+    order = (FROZEN, *plan.optimizer.peaks(plan.model.stages))
+    counts = {label: 0 for label in order if label in labels.values()}
     for path, leaf in trees.flatten(plan.model.shapes()["params"]).items():
         counts[labels[path]] += int(np.prod(leaf.shape))
     return counts
 
 
-def optimizer_bytes(initial: TrainState) -> dict[str, int]:
-    """Bytes of optimizer state under each label."""
-    states = initial.opt_state.inner_states
+def optimizer_bytes(state: TrainState) -> dict[str, int]:
+    """Bytes of optimizer state under each label; `state` may hold shapes."""
     return {
-        label: sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        for label, state in states.items()
+        label: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(inner))
+        for label, inner in state.opt_state.inner_states.items()
     }
+
+
+def _by_base(figures: dict[str, int]) -> dict[str, int]:
+    """Added up over stages: `low_lr/stage1` and `low_lr/stage2` are `low_lr`."""
+    total = dict.fromkeys(LABELS, 0)
+    for label, figure in figures.items():
+        total[base(label)] += figure
+    return total
 
 
 def build(
     splits: Splits,
     pretrained: Pretrained,
-    plan: Plan,
-    initial: TrainState,
-    final: TrainState,
+    strategy: str,
+    course: Course,
     *,
     best: dict[str, int],
     test: Evaluation | None,
+    frozen_unchanged: Sequence[bool | None],
     commit: str | None,
 ) -> dict[str, Any]:
-    """`summary.json`: nothing in it depends on the clock."""
-    before, after = plan.frozen_leaves(initial), plan.frozen_leaves(final)
-    unchanged = all(np.array_equal(before[path], after[path]) for path in before)
+    """`summary.json`: nothing in it depends on the clock.
+
+    Under `phases` stand the figures of each; `parameters` and `optimizer_state_bytes` beside it are
+    those of the last phase. `frozen_unchanged` holds for all phases, None where none froze a leaf.
+
+    Args:
+      frozen_unchanged: of each phase.
+    """
+    phases = [
+        {
+            "name": plan.phase.name,
+            "steps": plan.total_steps,
+            "parameters": parameters_by_label(plan),
+            "optimizer_state_bytes": optimizer_bytes(course.like(end)),
+            "frozen_unchanged": unchanged,
+        }
+        for plan, end, unchanged in zip(course.plans, course.ends, frozen_unchanged, strict=True)
+    ]
+    told = [unchanged for unchanged in frozen_unchanged if unchanged is not None]
     report = pretrained.report
     return {
-        "strategy": plan.phase.name,
-        "phases": [plan.phase.name],
+        "strategy": strategy,
+        "phases": phases,
         "classes": list(splits.train.class_names),
         "train_examples": len(splits.train),
         "val_accuracy": best["correct"] / len(splits.val),
@@ -96,15 +124,15 @@ def build(
         "test_macro_f1": test.macro_f1 if test else None,
         "test_loss": test.loss if test else None,
         "best_step": best["step"],
-        "steps": int(final.step),
+        "steps": course.steps,
         "loaded": list(report.loaded),
         "reinitialised": list(report.reinitialised),
         "dropped": list(report.dropped),
         "skipped_images": list(splits.skipped),
         "commit": commit,
-        "parameters": parameters_by_label(plan),
-        "optimizer_state_bytes": optimizer_bytes(initial),
-        "frozen_unchanged": unchanged if before else None,
+        "parameters": _by_base(parameters_by_label(course.plans[-1])),
+        "optimizer_state_bytes": _by_base(optimizer_bytes(course.like(course.steps))),
+        "frozen_unchanged": all(told) if told else None,
         "devices": jax.device_count(),
         "hosts": jax.process_count(),
         "versions": {"python": platform.python_version()}

@@ -6,8 +6,9 @@ of the frozen part.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Literal
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import optax
@@ -27,6 +28,12 @@ class OptimizerConfig:
     """Peak learning rate of the head (of everything under scratch)."""
     backbone_lr: float | None = None
     """Peak learning rate of pretrained parameters; a tenth of lr unless given."""
+    layer_decay: float | None = None
+    """The k-th stage below the top one learns at backbone_lr * layer_decay^k (Clark et al. 2020,
+    ELECTRA, section 3.1: layer-wise learning-rate decay)."""
+    stage_lrs: tuple[str, ...] = ()
+    """Peak learning rates of single stages, such as stem=1e-5 stage1=1e-4 (Howard & Ruder 2018,
+    section 3.1: discriminative fine-tuning); the others keep backbone_lr."""
     momentum: float = 0.9
     """For sgd."""
     nesterov: bool = False
@@ -50,6 +57,7 @@ class OptimizerConfig:
         bounds = {
             "lr": self.lr > 0,
             "backbone_lr": self.backbone_lr is None or self.backbone_lr >= 0,
+            "layer_decay": self.layer_decay is None or 0 < self.layer_decay <= 1,
             "momentum": 0 <= self.momentum < 1,
             "weight_decay": self.weight_decay >= 0,
             "clip_norm": self.clip_norm is None or self.clip_norm > 0,
@@ -61,10 +69,54 @@ class OptimizerConfig:
                 option = name.replace("_", "-")
                 raise UserError(f"--optimizer.{option} {getattr(self, name)}: it is out of range")
 
-    def peaks(self) -> dict[str, float]:
-        """Peak learning rate of each label that trains."""
+        if self.layer_decay is not None and self.stage_lrs:
+            raise UserError(
+                "--optimizer.layer-decay and --optimizer.stage-lrs both set the rates of the "
+                "stages; leave one out"
+            )
+        self.rates_by_stage()
+
+    @property
+    def per_stage(self) -> bool:
+        """Whether stages learn at rates of their own, so that each needs its own label."""
+        return self.layer_decay is not None or bool(self.stage_lrs)
+
+    def rates_by_stage(self) -> dict[str, float]:
+        """What `stage_lrs` says, by stage.
+
+        Raises:
+          UserError: an item is not STAGE=RATE with a rate of at least 0, or a stage comes twice.
+        """
+        rates: dict[str, float] = {}
+        for item in self.stage_lrs:
+            stage, _, text = item.partition("=")
+            try:
+                rate = float(text)
+            except ValueError:
+                rate = math.nan
+            if not stage or not 0 <= rate < math.inf:
+                raise UserError(
+                    f"--optimizer.stage-lrs {item}: it must be STAGE=RATE, such as stage1=1e-4"
+                )
+            if stage in rates:
+                raise UserError(f"--optimizer.stage-lrs: {stage} comes twice; leave one out")
+            rates[stage] = rate
+        return rates
+
+    def peaks(self, stages: Sequence[str] = ()) -> dict[str, float]:
+        """Peak learning rate of each label that trains.
+
+        Args:
+          stages: of the backbone, from the stem on; each has a label, `low_lr/STAGE`.
+        """
         backbone = self.lr / 10 if self.backbone_lr is None else self.backbone_lr
-        return {LOW_LR: backbone, HEAD: self.lr}
+        decay = 1.0 if self.layer_decay is None else self.layer_decay
+        own = self.rates_by_stage()
+        by_stage = {
+            f"{LOW_LR}/{stage}": own.get(stage, backbone * decay ** (len(stages) - 1 - i))
+            for i, stage in enumerate(stages)
+        }
+        return {LOW_LR: backbone, **by_stage, HEAD: self.lr}
 
 
 def schedule(
@@ -85,7 +137,7 @@ def schedule(
     if not 0 <= warmup < total_steps:
         raise UserError(
             f"--optimizer.warmup-epochs {config.warmup_epochs:g} is {warmup} of {total_steps} "
-            "steps; it must be shorter than the run"
+            "steps; it must be shorter than the run and each of its phases"
         )
     after: optax.Schedule
     if config.schedule == "cosine":
@@ -103,13 +155,48 @@ def schedule(
 
 
 def schedules(
-    config: OptimizerConfig, total_steps: int, steps_per_epoch: float
+    config: OptimizerConfig, total_steps: int, steps_per_epoch: float, stages: Sequence[str] = ()
 ) -> dict[str, optax.Schedule]:
-    """The schedule of each label that trains."""
+    """The schedule of each label that trains; see `OptimizerConfig.peaks`."""
     return {
         label: schedule(config, peak, total_steps, steps_per_epoch)
-        for label, peak in config.peaks().items()
+        for label, peak in config.peaks(stages).items()
     }
+
+
+def carry(old: optax.OptState, fresh: optax.OptState) -> optax.OptState:
+    """The optimizer state at the start of a phase, from that at the end of the one before.
+
+    What a leaf has gathered (momentum, Adam's moments and their count) stays; leaves that begin to
+    train have a fresh state, and every schedule starts anew. A state belongs to a path under a
+    label: Adam counts steps by label, so leaves that begin later need a label of their own.
+
+    Args:
+      old: of the phase that ended.
+      fresh: the initial state of the phase that begins.
+
+    Raises:
+      ValueError: a label is in both phases, but not with the same leaves.
+    """
+    for label in old.inner_states.keys() & fresh.inner_states.keys():
+        before, after = _paths(old.inner_states[label]), _paths(fresh.inner_states[label])
+        if before.keys() != after.keys():
+            raise ValueError(f"the leaves of {label} change between two phases")
+    kept = _paths(old)
+
+    def restart(node: Any, carried: Any) -> Any:
+        return node if _is_schedule(node) else carried
+
+    carried = jax.tree_util.tree_map_with_path(lambda path, leaf: kept.get(path, leaf), fresh)
+    return jax.tree.map(restart, fresh, carried, is_leaf=_is_schedule)
+
+
+def _is_schedule(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByScheduleState)
+
+
+def _paths(state: optax.OptState) -> dict[Any, Any]:
+    return dict(jax.tree_util.tree_flatten_with_path(state)[0])
 
 
 def build(

@@ -16,6 +16,8 @@ from jxfer.train import config as configs
 from jxfer.train import run_folder
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.config import TrainConfig
+from jxfer.train.loop import evaluation_steps
+from jxfer.train.phases import Course
 from jxfer.train.state import TrainState, set_up
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
@@ -80,10 +82,11 @@ def read_state() -> Callable[[TrainConfig, pathlib.Path], TrainState]:
     """The newest checkpoint of a run, on the host."""
 
     def read(config: TrainConfig, run: pathlib.Path) -> TrainState:
-        pretrained, plan = set_up(config, CLASSES, total_steps=100, steps_per_epoch=2.25)
-        like = plan.initial_state(pretrained.variables)
+        total = evaluation_steps(config, 36)[-1]
+        pretrained, plans = set_up(config, CLASSES, total_steps=total, steps_per_epoch=2.25)
+        course = Course(plans, plans[0].initial_state(pretrained.variables))
         with Checkpoints(run / "checkpoints") as checkpoints:
-            state, _ = checkpoints.restore_latest(like)
+            state, _ = checkpoints.restore_latest(course.like)
         return state
 
     return read

@@ -30,14 +30,14 @@ def steps(folder):
 
 def test_an_empty_folder_has_nothing_to_restore(tmp_path):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        assert checkpoints.restore_latest(make_state(0)) is None
+        assert checkpoints.restore_latest(make_state) is None
 
 
 def test_a_state_comes_back_with_its_bits_its_types_and_its_progress(tmp_path, assert_same_bits):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(make_state(3), progress(best=3))
     with Checkpoints(tmp_path) as checkpoints:
-        state, found = checkpoints.restore_latest(make_state(0))
+        state, found = checkpoints.restore_latest(make_state)
     wanted = make_state(3)
     assert found == progress(best=3)
     assert int(state.step) == 3
@@ -53,7 +53,7 @@ def test_the_two_latest_and_the_best_stay(tmp_path, assert_same_bits):
     with Checkpoints(tmp_path) as checkpoints:
         for step in range(1, 6):
             checkpoints.save(make_state(step), progress(best[step]))
-        found = checkpoints.restore_variables(2, make_state(0))
+        found = checkpoints.restore_variables(2, make_state)
         assert_same_bits(found["params"], make_state(2).params)
     assert steps(tmp_path) == {2, 4, 5}
     with Checkpoints(tmp_path) as checkpoints:
@@ -67,14 +67,14 @@ def test_a_state_of_another_shape_is_not_taken(tmp_path, one_line):
         other = make_state(0)
         other.params["head"]["linear"]["kernel"] = jnp.zeros((2, 4))
         with one_line("checkpoint 1", "other shapes"):
-            checkpoints.restore_variables(1, other)
+            checkpoints.restore_variables(1, lambda _: other)
 
 
 def test_a_best_step_that_is_gone_is_an_error(tmp_path, one_line):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(make_state(1), progress(best=1))
         with one_line("checkpoint 9", "damaged", "remove the run folder"):
-            checkpoints.restore_variables(9, make_state(0))
+            checkpoints.restore_variables(9, make_state)
 
 
 @pytest.mark.parametrize("step", [1, 2])
@@ -84,7 +84,7 @@ def test_a_checkpoint_of_a_killed_save_is_not_seen(step, tmp_path):
         checkpoints.save(make_state(1), progress(best=1))
     (tmp_path / f"{step}.orbax-checkpoint-tmp").mkdir()
     with Checkpoints(tmp_path) as checkpoints:
-        state, _ = checkpoints.restore_latest(make_state(0))
+        state, _ = checkpoints.restore_latest(make_state)
         assert int(state.step) == 1
         checkpoints.save(make_state(2), progress(best=1))
     assert steps(tmp_path) == {1, 2}

@@ -33,7 +33,8 @@ def make_config(small_config, entry):
 
 
 def prepare(config):
-    return set_up(config, CLASSES, total_steps=5, steps_per_epoch=2.25)
+    pretrained, (plan,) = set_up(config, CLASSES, total_steps=5, steps_per_epoch=2.25)
+    return pretrained, plan
 
 
 def part(path):

@@ -39,8 +39,8 @@ def writers(tmp_path):
 
 @pytest.fixture
 def make_log(writers, plan):
-    def make(open_sums=()):
-        return TrainingLog(writers, ProgressBar(20, 0, quiet=True), plan, open_sums)
+    def make(open_sums=(), start=0):
+        return TrainingLog(writers, ProgressBar(20, 0, quiet=True), plan, start, open_sums)
 
     return make
 
@@ -69,6 +69,7 @@ def test_a_line_is_the_mean_over_its_steps(make_log, lines):
     assert line == {
         "step": 3,
         "epoch": 0.6,
+        "phase": "full",
         "train_loss": 0.75,
         "train_accuracy": pytest.approx(7 / 12),
         "lr/head": pytest.approx(0.1),
@@ -80,6 +81,15 @@ def test_the_rate_on_a_line_is_that_of_its_last_step(make_log, lines):
     """The first decay is in the sixth step, the first of the second epoch."""
     log = make_log()
     for step in range(1, 7):
+        log.add(step, sums(1.0, 1))
+        log.end_line(step)
+    log.flush()
+    assert [line["lr/head"] for line in lines()] == pytest.approx([0.1] * 5 + [0.01])
+
+
+def test_the_rates_of_a_later_phase_count_from_its_start(make_log, lines):
+    log = make_log(start=7)
+    for step in range(8, 14):
         log.add(step, sums(1.0, 1))
         log.end_line(step)
     log.flush()

@@ -35,7 +35,7 @@ def unit(path):
     ids=["full", "partial"],
 )
 def test_what_is_new_has_the_label_of_the_head(make_config, strategy, stem):
-    _, plan = set_up(make_config(strategy), CLASSES, total_steps=5, steps_per_epoch=2.25)
+    _, (plan,) = set_up(make_config(strategy), CLASSES, total_steps=5, steps_per_epoch=2.25)
     for path, label in trees.flatten(plan.labels).items():
         if path.startswith("stem/"):
             assert label == stem, path
@@ -49,7 +49,7 @@ def test_what_is_new_has_the_label_of_the_head(make_config, strategy, stem):
 
 def test_a_stage_that_is_not_named_is_new(make_config):
     config = make_config(StrategyConfig("full"), reuse=("stem",))
-    _, plan = set_up(config, CLASSES, total_steps=5, steps_per_epoch=2.25)
+    _, (plan,) = set_up(config, CLASSES, total_steps=5, steps_per_epoch=2.25)
     labels = trees.flatten(plan.labels)
     assert {label for path, label in labels.items() if path.startswith("stage1/")} == {"head"}
 
