@@ -8,7 +8,7 @@ import scipy.stats
 import tyro
 
 from jxfer import text
-from jxfer.data import loader, sources
+from jxfer.data import screen, sources
 from jxfer.data.sources import DataConfig, Source
 from jxfer.errors import UserError
 from jxfer.models.registry import Model
@@ -59,7 +59,7 @@ def main(args: list[str]) -> int:
         source = sources.open_for_evaluation(config, split)
         skipped: tuple[str, ...] = ()
         if config.on_bad_image == "skip":
-            source, skipped = loader.drop_unreadable(source)
+            source, skipped = screen.drop_unreadable(source)
         _check_classes(found.card, source)
         evaluator, replicated = build(found.card, found.variables, batch_size)
         result = evaluator.evaluate(replicated, source)

@@ -6,11 +6,8 @@ hosts: to resume, start at the next step. Decoding runs in threads, because Open
 release the GIL, and processes take seconds to start.
 """
 
-import concurrent.futures
 import dataclasses
 import itertools
-import logging
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +15,7 @@ import cv2
 import numpy as np
 
 from jxfer.data import sources, transforms
-from jxfer.data.sources import DataConfig, Source, Splits, Subset
+from jxfer.data.sources import Source
 from jxfer.data.transforms import AugmentConfig, Preprocessing
 from jxfer.errors import UserError
 
@@ -26,58 +23,6 @@ Batch = dict[str, np.ndarray]
 
 # The threads are Grain's: OpenCV's own would compete with them for the same cores.
 cv2.setNumThreads(1)
-
-_log = logging.getLogger("jxfer")
-
-
-def load_splits(config: DataConfig) -> Splits:
-    """Opens the splits for training and, with `on_bad_image="skip"`, leaves bad images out.
-
-    Raises:
-      UserError: as `sources.open_splits`, or a class has no readable training image.
-    """
-    if config.on_bad_image == "error":
-        return sources.open_splits(config)
-    splits = sources.open_splits(config, screen=drop_unreadable)
-    if splits.skipped:
-        _log.warning(
-            "unreadable images skipped: %d, the first %s", len(splits.skipped), splits.skipped[0]
-        )
-    train = splits.train
-    counts = np.bincount(train.labels, minlength=len(train.class_names))
-    if not counts.all():
-        empty = train.class_names[int(counts.argmin())]
-        raise UserError(
-            f"class {empty} has no readable training image ({len(splits.skipped)} skipped, "
-            f"the first {splits.skipped[0]}): repair or replace them"
-        )
-    return splits
-
-
-def drop_unreadable(source: Source) -> tuple[Source, tuple[str, ...]]:
-    """Decodes every image once, on all cores.
-
-    Returns:
-      (the source without the unreadable images, their names in the source's order).
-    """
-
-    def unreadable(chunk: range) -> list[int]:
-        bad = []
-        for index in chunk:
-            try:
-                example = source[index]
-                transforms.decode(example.image, example.name)
-            except UserError:
-                bad.append(index)
-        return bad
-
-    chunks = [range(len(source))[start : start + 64] for start in range(0, len(source), 64)]
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        bad = list(itertools.chain.from_iterable(pool.map(unreadable, chunks)))
-    if not bad:
-        return source, ()
-    kept = np.setdiff1d(np.arange(len(source)), bad)
-    return Subset(source, kept), tuple(source.name(index) for index in bad)
 
 
 def train_batches(
@@ -117,16 +62,70 @@ def train_batches(
     per_host = _per_host(batch_size, hosts)
     if not len(source):
         raise UserError("the training split holds no image")
-    view = _TrainingView(preprocessing, augment)
-    dataset = (
-        grain.MapDataset.source(source)
-        .seed(seed)
-        .shuffle()
-        .repeat(None)  # before slicing and batching: hosts stay in step and no batch is short
-        .random_map(view)[host::hosts]
-        .batch(per_host, drop_remainder=True)
-    )
+    # Repeated before slicing and batching: hosts stay in step and no batch is short.
+    if augment.views is None:
+        order = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
+        dataset = order.random_map(_TrainingView(preprocessing, augment))
+    else:
+        view = _StoredView(source, preprocessing, augment, seed)
+        rows = _rows(len(source), augment.views, seed)
+        dataset = rows.map(lambda row: view(*divmod(row, len(source))))
+    dataset = dataset[host::hosts].batch(per_host, drop_remainder=True)
     return _iterate(dataset[start_step:], threads)
+
+
+def train_rows(
+    examples: int, views: int, *, batch_size: int, seed: int, start_step: int = 0
+) -> Iterator[np.ndarray]:
+    """What the batches of `train_batches` hold, on one host and with `views` views an image.
+
+    Yields:
+      int64 `[batch_size]`: view * examples + position in the source.
+    """
+    dataset = _rows(examples, views, seed).batch(batch_size, drop_remainder=True)
+    return (dataset[step] for step in itertools.count(start_step))
+
+
+def _rows(examples: int, views: int, seed: int) -> Any:
+    import grain
+
+    def row(position: int, index: int) -> int:
+        return (position // examples) % views * examples + index
+
+    shuffled = grain.MapDataset.range(examples).seed(seed).shuffle()
+    return shuffled.repeat(None).map_with_index(row)
+
+
+def view_batches(
+    source: Source,
+    preprocessing: Preprocessing,
+    augment: AugmentConfig,
+    *,
+    seed: int,
+    batch_size: int,
+    start_row: int = 0,
+    threads: int = 2,
+) -> Iterator[Batch]:
+    """Every view of every example once, in the order of the rows of `train_rows`, on one host.
+
+    Without augmentation there is one view, the evaluation view. The last batch is padded.
+
+    Yields:
+      `image` uint8 `[batch_size, size, size, 3]`, `mask` float32 `[batch_size]`, 0 for padding.
+    """
+    import grain
+
+    rows = len(source) * (augment.distinct_views or 0)
+    padded = start_row + -(-(rows - start_row) // batch_size) * batch_size
+    view = _StoredView(source, preprocessing, augment, seed)
+
+    def example(row: int) -> dict[str, Any]:
+        real = row < rows
+        image = view(*divmod(row if real else 0, len(source)))["image"]
+        return {"image": image, "mask": np.float32(real)}
+
+    dataset = grain.MapDataset.range(start_row, padded).map(example)
+    return _iterate(dataset.batch(batch_size), threads)
 
 
 def eval_batches(
@@ -170,6 +169,23 @@ def eval_batches(
     return _iterate(dataset, threads)
 
 
+def feature_batches(features: np.ndarray, labels: np.ndarray, batch_size: int) -> Iterator[Batch]:
+    """Rows of features in order, each once, padded as by `eval_batches`.
+
+    Yields:
+      `features` `[batch_size, ...]`, `label` int32 and `mask` float32 `[batch_size]`.
+    """
+    for start in range(0, len(features), batch_size):
+        rows = np.arange(start, start + batch_size)
+        real = rows < len(features)
+        rows[~real] = 0
+        yield {
+            "features": features[rows],
+            "label": labels[rows].astype(np.int32),
+            "mask": real.astype(np.float32),
+        }
+
+
 @dataclasses.dataclass(frozen=True)
 class _TrainingView:
     preprocessing: Preprocessing
@@ -179,6 +195,20 @@ class _TrainingView:
         image = transforms.decode(example.image, example.name)
         view = transforms.training_view(image, self.preprocessing, self.augment, rng)
         return {"image": view, "label": np.int32(example.label)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _StoredView:
+    """View `view` of example `index`, whenever and in whatever batch it is asked for."""
+
+    source: Source
+    preprocessing: Preprocessing
+    augment: AugmentConfig
+    seed: int
+
+    def __call__(self, view: int, index: int) -> dict[str, Any]:
+        rng = np.random.default_rng([self.seed, view, index])
+        return _TrainingView(self.preprocessing, self.augment)(self.source[index], rng)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -91,6 +91,9 @@ class AugmentConfig:
     """Zero pixels added on each side before a random crop of the model's size (CIFAR's recipe)."""
     colour_jitter: float = 0.0
     """Brightness, contrast and saturation are each scaled by 1 +- up to this."""
+    views: int | None = None
+    """Draw this many random views of each image and repeat them epoch after epoch, so that the
+    output of a frozen part can be kept; a new view each time unless given."""
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale
@@ -106,6 +109,20 @@ class AugmentConfig:
             raise UserError(
                 "augment: random_resized_crop and pad_crop are two ways to crop; turn one off"
             )
+        if self.views is not None and self.views < 1:
+            raise UserError(f"augment: views must be at least 1, not {self.views}")
+        if self.views is not None and not self.changes_pixels:
+            raise UserError("augment: views repeats random views, but no augmentation is on")
+
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether a training view differs from the evaluation view."""
+        return bool(self.random_resized_crop or self.flip or self.pad_crop or self.colour_jitter)
+
+    @property
+    def distinct_views(self) -> int | None:
+        """How many views of an image there are in training; None: a new one each time."""
+        return self.views if self.changes_pixels else 1
 
 
 def decode(data: bytes, name: str) -> np.ndarray:

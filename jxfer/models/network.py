@@ -13,6 +13,8 @@ from jxfer.models.layers import FullyConnected, TrainLayers, adaptive_pool, mean
 
 CODE = 4096
 """Features of fc6 and fc7."""
+POOLED = "pooled"
+"""Name of the last stage's mean over positions among the outputs."""
 
 
 class Network(nn.Module):
@@ -40,18 +42,24 @@ class Network(nn.Module):
         images: jax.Array,
         train_layers: TrainLayers = frozenset(),
         keys: jax.Array | None = None,
+        after: str | None = None,
     ) -> dict[str, jax.Array]:
         """Returns every stage's output by name, in one pass; see `registry.Model.apply`."""
         outputs: dict[str, jax.Array] = {}
         x = images
-        for name in self.stages:
+        for name in self._stages_after(after):
             x = outputs[name] = self.stage(name, x, train_layers, keys)
-        is_code = self.stages[-1].startswith("fc")
-        outputs["pooled"] = x if is_code else mean_pool(x, self.window)
+        is_vector = after == POOLED or self.stages[-1].startswith("fc")
+        outputs[POOLED] = x if is_vector else mean_pool(x, self.window)
         if self.num_classes is not None:
             head = Head(self.head, self.num_classes, self.window, name="head")
-            outputs["logits"] = head(x, outputs["pooled"], train_layers, keys)
+            outputs["logits"] = head(x, outputs[POOLED], train_layers, keys)
         return outputs
+
+    def _stages_after(self, after: str | None) -> tuple[str, ...]:
+        if after is None:
+            return self.stages
+        return () if after == POOLED else self.stages[self.stages.index(after) + 1 :]
 
     def stage(
         self, name: str, x: jax.Array, train_layers: TrainLayers, keys: jax.Array | None

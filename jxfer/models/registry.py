@@ -194,16 +194,18 @@ class Model:
         images: jax.Array,
         train_layers: TrainLayers = frozenset(),
         keys: jax.Array | None = None,
+        after: str | None = None,
     ) -> tuple[dict[str, jax.Array], Tree]:
-        """Runs the network.
+        """Runs the network, or what comes after one of its outputs.
 
         Args:
           variables: as from `init`; no "batch_stats" is the same as empty ones.
-          images: [B, H, W, 3] float32, normalised.
+          images: [B, H, W, 3] float32, normalised; with `after`, that output instead.
           train_layers: paths of the layers in train mode: norms normalise by the batch and move
             their averages, dropout drops.
           keys: [B] typed PRNG keys, one an example: all randomness of the dropout layers in
             `train_layers`. Not needed where there are none.
+          after: a stage, or `pooled`, whose output `images` is: only what follows it is run.
 
         Returns:
           (outputs, new batch_stats). Outputs by name: each stage, [B, h, w, C] after its last
@@ -215,9 +217,10 @@ class Model:
         Raises:
           UserError: the images are too small.
         """
-        self.architecture.check_size(min(images.shape[1:3]))
+        if after is None:
+            self.architecture.check_size(min(images.shape[1:3]))
         outputs, changed = self.module.apply(
-            variables, images, train_layers, keys, mutable=["batch_stats"]
+            variables, images, train_layers, keys, after, mutable=["batch_stats"]
         )
         return outputs, _plain(changed.get("batch_stats", {}))
 

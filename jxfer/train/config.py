@@ -9,6 +9,7 @@ from jxfer.data.sources import DataConfig
 from jxfer.data.transforms import AugmentConfig
 from jxfer.errors import UserError
 from jxfer.losses.classification import LossConfig
+from jxfer.train.feature_store import CacheConfig
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo.pretrained import ModelConfig
@@ -24,6 +25,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
+    cache: CacheConfig = CacheConfig()
     epochs: float = 10.0
     """Passes over the training split."""
     batch_size: int = 32

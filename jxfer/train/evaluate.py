@@ -19,11 +19,12 @@ T = TypeVar("T")
 
 @functools.lru_cache(maxsize=8)
 def _compiled(
-    make: Callable[[Model, Preprocessing], Callable[..., Any]],
+    make: Callable[..., Callable[..., Any]],
     model: Model,
     preprocessing: Preprocessing,
+    after: str | None = None,
 ) -> Callable[..., Any]:
-    return parallel.compile_step(make(model, preprocessing))
+    return parallel.compile_step(make(model, preprocessing, after=after))
 
 
 class Evaluator:
@@ -35,10 +36,8 @@ class Evaluator:
 
     def __init__(self, model: Model, preprocessing: Preprocessing, batch_size: int) -> None:
         devices = jax.device_count()
-        self._preprocessing = preprocessing
+        self._model, self._preprocessing = model, preprocessing
         self._batch_size = -(-batch_size // devices) * devices
-        self._eval_step = _compiled(step.make_eval_step, model, preprocessing)
-        self._predict_step = _compiled(step.make_predict_step, model, preprocessing)
 
     def evaluate(self, variables: Tree, source: Source) -> metrics.Evaluation:
         """Counts every example of the source once.
@@ -46,29 +45,51 @@ class Evaluator:
         Args:
           variables: replicated, as from `parallel.replicate`.
         """
-        results = (self._eval_step(variables, batch) for batch in self._batches(source))
-        sums = [parallel.fetch(result) for result in _one_late(results)]
+        return self._sums(variables, self._batches(source), None)
+
+    def evaluate_features(
+        self, variables: Tree, features: np.ndarray, labels: np.ndarray, after: str
+    ) -> metrics.Evaluation:
+        """The same from an output of the network instead of from images.
+
+        Args:
+          features: [N, ...], one row an example.
+          labels: int [N].
+          after: the output that the features are.
+        """
+        batches = loader.feature_batches(features, labels, self._batch_of(len(features)))
+        return self._sums(variables, parallel.shard(batches), after)
+
+    def _sums(
+        self, variables: Tree, batches: Iterator[step.Batch], after: str | None
+    ) -> metrics.Evaluation:
+        eval_step = _compiled(step.make_eval_step, self._model, self._preprocessing, after)
+        results = (eval_step(variables, batch) for batch in batches)
+        sums = [parallel.fetch(result) for result in one_late(results)]
         return metrics.evaluation(metrics.add(sums))
 
     def probabilities(self, variables: Tree, source: Source) -> np.ndarray:
         """Softmax probabilities [N, K] float32, in the source's order."""
+        predict_step = _compiled(step.make_predict_step, self._model, self._preprocessing)
         parts = []
         for batch in self._batches(source):
-            logits = self._predict_step(variables, batch)
+            logits = predict_step(variables, batch)
             real = parallel.gather(batch["mask"]) > 0
             parts.append(parallel.gather(logits)[real])
         logits = np.concatenate(parts)
         shifted = np.exp(logits - logits.max(-1, keepdims=True))
         return shifted / shifted.sum(-1, keepdims=True)
 
-    def _batches(self, source: Source) -> Iterator[step.Batch]:
+    def _batch_of(self, examples: int) -> int:
         # A source smaller than a batch makes one batch of its own size.
         devices = jax.device_count()
-        batch_size = min(self._batch_size, -(-len(source) // devices) * devices)
+        return min(self._batch_size, -(-examples // devices) * devices)
+
+    def _batches(self, source: Source) -> Iterator[step.Batch]:
         batches = loader.eval_batches(
             source,
             self._preprocessing,
-            batch_size=batch_size,
+            batch_size=self._batch_of(len(source)),
             host=jax.process_index(),
             hosts=jax.process_count(),
         )
@@ -77,7 +98,7 @@ class Evaluator:
         )
 
 
-def _one_late(results: Iterable[T]) -> Iterator[T]:
+def one_late(results: Iterable[T]) -> Iterator[T]:
     """Yields each result once the next is under way, so that the device always has work.
 
     More than two would fill the device's memory with their batches, and starve XLA's threads where

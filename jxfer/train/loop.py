@@ -5,22 +5,24 @@ import functools
 import logging
 import math
 import pathlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
-from jxfer.data import loader
+from jxfer.data import loader, screen
 from jxfer.data.sources import Splits
 from jxfer.errors import UserError
-from jxfer.train import parallel, run_folder, summary
+from jxfer.train import parallel, prefix, run_folder, summary
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import Evaluator
 from jxfer.train.log import TrainingLog
 from jxfer.train.metrics import Evaluation
 from jxfer.train.phases import Course
-from jxfer.train.state import Plan, set_up
+from jxfer.train.state import Plan, TrainState, set_up
 from jxfer.train.step import make_train_step
 from jxfer.train.writers import Clock, ProgressBar, Writers
 from jxfer.trees import Tree
@@ -85,6 +87,8 @@ class _Run:
     splits: Splits
     pretrained: Pretrained
     course: Course
+    choices: list[prefix.Choice]
+    """What each phase caches."""
     evaluate_at: list[int]
     evaluator: Evaluator
     seconds: dict[str, float]
@@ -96,7 +100,7 @@ def _train(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> dict[str, 
     whole = Clock()
     commit = summary.commit()  # of the code that is about to run, whatever is committed meanwhile
     parallel.check_batch(config.batch_size)
-    splits = loader.load_splits(config.data)
+    splits = screen.load_splits(config.data)
     evaluate_at = evaluation_steps(config, len(splits.train))
     pretrained, plans = set_up(
         config,
@@ -110,15 +114,18 @@ def _train(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> dict[str, 
         splits=splits,
         pretrained=pretrained,
         course=Course(plans, plans[0].initial_state(pretrained.variables, config.seed)),
+        choices=[prefix.choose(plan, config, splits) for plan in plans],
         evaluate_at=evaluate_at,
         evaluator=Evaluator(pretrained.model, pretrained.preprocessing, config.batch_size),
-        seconds=dict.fromkeys(("compile", "data_wait", "step", "eval"), 0.0),
+        seconds=dict.fromkeys(("compile", "data_wait", "step", "eval", "prefix"), 0.0),
         commit=commit,
         quiet=quiet,
     )
     run_folder.write_config(folder, config)
     if not quiet:
         summary.print_start(splits, pretrained, config.strategy.name, run.course)
+        for choice in run.choices:
+            print(choice.describe(), file=sys.stderr)
     with Checkpoints(folder / "checkpoints") as checkpoints:
         progress, images = _take_steps(run, checkpoints)
         variables = checkpoints.restore_variables(progress["best"]["step"], run.course.like)
@@ -151,26 +158,16 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
         _log.warning("%s resumes from step %d of %d", run.folder, start, course.steps)
     if start == course.steps:
         return progress, 0
-    batches = parallel.shard(
-        loader.train_batches(
-            run.splits.train,
-            run.pretrained.preprocessing,
-            config.augment,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            start_step=start,
-            host=jax.process_index(),
-            hosts=jax.process_count(),
-        )
-    )
     with Writers(run.folder, start) as writers, ProgressBar(course.steps, start, run.quiet) as bar:
         for index in range(course.index(start + 1), len(course.plans)):
             plan, before, end = course.plans[index], course.start(index), course.ends[index]
             first = int(host_state.step) + 1
             if index and first == before + 1:
                 host_state = course.enter(host_state, index)
+            cache = _fill_cache(run, index, host_state)
+            batches = parallel.shard(_train_batches(run, cache, first - 1))
             state = parallel.replicate(host_state)
-            train_step = _compiled_train_step(plan)
+            train_step = _compiled_train_step(plan, cache.after if cache else None)
             log = TrainingLog(writers, bar, plan, before, progress["open_sums"])
             clock = Clock()
             for step in range(first, end + 1):
@@ -191,7 +188,10 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
                 seconds["step"] += clock.lap()
                 if evaluating:
                     variables = {"params": state.params, "batch_stats": state.batch_stats}
-                    result = run.evaluator.evaluate(variables, run.splits.val)
+                    if cache:
+                        result = cache.evaluate(run.evaluator, variables)
+                    else:
+                        result = run.evaluator.evaluate(variables, run.splits.val)
                     best.update(step, result)
                     figures = {f"val_{k}": v for k, v in dataclasses.asdict(result).items()}
                     place = {"epoch": step / plan.steps_per_epoch, "phase": plan.phase.name}
@@ -209,9 +209,38 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
     return progress, (course.steps - start) * config.batch_size
 
 
+def _fill_cache(run: _Run, index: int, state: TrainState) -> prefix.PrefixCache | None:
+    """The features of a phase, where it caches some; `state` is on the host."""
+    if run.choices[index].output is None:
+        return None
+    clock = Clock()
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    cache = prefix.PrefixCache(run.choices[index], run.config, run.splits, variables)
+    run.seconds["prefix"] += clock.lap()
+    return cache
+
+
+def _train_batches(
+    run: _Run, cache: prefix.PrefixCache | None, start: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """The batches from step `start` + 1 on."""
+    if cache:
+        return cache.train_batches(start)
+    return loader.train_batches(
+        run.splits.train,
+        run.pretrained.preprocessing,
+        run.config.augment,
+        batch_size=run.config.batch_size,
+        seed=run.config.seed,
+        start_step=start,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+    )
+
+
 @functools.lru_cache(maxsize=8)
-def _compiled_train_step(plan: Plan) -> Callable[..., Any]:
-    return parallel.compile_step(make_train_step(plan), donate_state=True)
+def _compiled_train_step(plan: Plan, after: str | None) -> Callable[..., Any]:
+    return parallel.compile_step(make_train_step(plan, after), donate_state=True)
 
 
 def _finish(

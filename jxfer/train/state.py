@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -13,6 +14,7 @@ from jxfer import trees
 from jxfer.data.transforms import Preprocessing
 from jxfer.errors import UserError
 from jxfer.losses.classification import LossConfig
+from jxfer.models.network import POOLED
 from jxfer.models.registry import Model
 from jxfer.train.config import TrainConfig
 from jxfer.train.parallel import AXIS
@@ -84,6 +86,18 @@ class Plan:
     def drops(self) -> bool:
         """Whether any dropout layer drops, so that the step needs random bits."""
         return not self.train_layers.isdisjoint(self.model.dropout_paths())
+
+    @functools.cached_property
+    def prefix(self) -> str | None:
+        """The last output that no step of this phase changes, a stage or `pooled`; None: none.
+
+        Up to there every parameter is frozen, and every norm runs on its stored averages.
+        """
+        changing = {path.partition("/")[0] for path in self.trainable | self.train_layers}
+        stages = list(itertools.takewhile(lambda s: s not in changing, self.model.stages))
+        if len(stages) == len(self.model.stages) and self.model.head.kind != "conv":
+            return POOLED
+        return stages[-1] if stages else None
 
     @functools.cached_property
     def rates(self) -> dict[str, optax.Schedule]:

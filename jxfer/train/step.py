@@ -16,25 +16,33 @@ from jxfer.train.state import Plan, TrainState
 from jxfer.trees import Tree
 
 Batch = dict[str, jax.Array]
-"""`image` uint8 [B, H, W, 3], `label` int32 [B]; in evaluation also `mask` float32 [B]."""
+"""`image` uint8 [B, H, W, 3], or `features` [B, ...] for a step that begins `after` an output, and
+`label` int32 [B]; in evaluation also `mask` float32 [B]."""
 
 
-def make_train_step(plan: Plan) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
+def make_train_step(
+    plan: Plan, after: str | None = None
+) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
     """One step of gradient descent.
 
     Only the trainable subtree is differentiated, so the backward pass ends where the frozen part
     begins, whatever stands around the optimizer. The returned sums are over all devices.
+
+    Args:
+      after: the output that the batch holds as `features`; None: it holds images.
     """
     smoothing = plan.loss.label_smoothing
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         moving, frozen = trees.split(state.params, plan.moves)
-        images = normalise(batch["image"], plan.preprocessing)
-        keys = _example_keys(state, len(images)) if plan.drops else None
+        inputs = _inputs(batch, plan.preprocessing, after)
+        keys = _example_keys(state, len(inputs)) if plan.drops else None
 
         def objective(moving: Tree) -> tuple[jax.Array, tuple[Tree, Sums]]:
             variables = {"params": trees.merge(moving, frozen), "batch_stats": state.batch_stats}
-            outputs, batch_stats = plan.model.apply(variables, images, plan.train_layers, keys)
+            outputs, batch_stats = plan.model.apply(
+                variables, inputs, plan.train_layers, keys, after
+            )
             losses = cross_entropy(outputs["logits"], batch["label"], smoothing)
             sums = training_sums(losses, outputs["logits"], batch["label"])
             return jnp.mean(losses), (batch_stats, sums)
@@ -44,7 +52,8 @@ def make_train_step(plan: Plan) -> Callable[[TrainState, Batch], tuple[TrainStat
         updates, opt_state = plan.transform.update(gradients, state.opt_state, moving)
         moving = optax.apply_updates(moving, updates)
         # Stored averages are left out: a mean over devices could round them.
-        moved, stored = trees.split(batch_stats, plan.adapts)
+        moved, _ = trees.split(batch_stats, plan.adapts)
+        _, stored = trees.split(state.batch_stats, plan.adapts)
         new_state = TrainState(
             step=state.step + 1,
             params=trees.merge(moving, frozen),
@@ -63,9 +72,18 @@ def _example_keys(state: TrainState, examples: int) -> jax.Array:
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(example_indices(examples))
 
 
-def make_eval_step(model: Model, preprocessing: Preprocessing) -> Callable[[Tree, Batch], Sums]:
+def _inputs(batch: Batch, preprocessing: Preprocessing, after: str | None) -> jax.Array:
+    """What the network, or what comes after one of its outputs, takes: float32 [B, ...]."""
+    if after is None:
+        return normalise(batch["image"], preprocessing)
+    return batch["features"].astype(jnp.float32)
+
+
+def make_eval_step(
+    model: Model, preprocessing: Preprocessing, after: str | None = None
+) -> Callable[[Tree, Batch], Sums]:
     """Sums over all devices of one evaluation batch; every norm runs on its stored averages."""
-    predict = make_predict_step(model, preprocessing)
+    predict = make_predict_step(model, preprocessing, after=after)
 
     def eval_step(variables: Tree, batch: Batch) -> Sums:
         logits = predict(variables, batch)
@@ -76,12 +94,16 @@ def make_eval_step(model: Model, preprocessing: Preprocessing) -> Callable[[Tree
 
 
 def make_predict_step(
-    model: Model, preprocessing: Preprocessing
+    model: Model,
+    preprocessing: Preprocessing,
+    output: str = "logits",
+    after: str | None = None,
 ) -> Callable[[Tree, Batch], jax.Array]:
-    """Logits [B, K] of one batch."""
+    """One output of the network, [B, ...]; the logits unless another one is named."""
 
     def predict_step(variables: Tree, batch: Batch) -> jax.Array:
-        outputs, _ = model.apply(variables, normalise(batch["image"], preprocessing))
-        return outputs["logits"]
+        inputs = _inputs(batch, preprocessing, after)
+        outputs, _ = model.apply(variables, inputs, after=after)
+        return outputs[output]
 
     return predict_step

@@ -30,3 +30,14 @@ def make_folder(tmp_path: pathlib.Path) -> Callable[[dict[str, int]], pathlib.Pa
 def source(make_folder) -> FolderSource:
     """33 images of 3 classes."""
     return FolderSource(make_folder({"a": 20, "b": 10, "c": 3}))
+
+
+@pytest.fixture
+def damaged(make_folder):
+    """Two classes of 20 images, of which a/03 is truncated, b/05 empty and b/06 a text file."""
+    root = make_folder({"a": 20, "b": 20})
+    whole = (root / "a" / "03.png").read_bytes()
+    (root / "a" / "03.png").write_bytes(whole[: len(whole) // 2])
+    (root / "b" / "05.png").write_bytes(b"")
+    (root / "b" / "06.png").write_text("not found")
+    return root

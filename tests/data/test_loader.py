@@ -1,5 +1,4 @@
 import itertools
-import logging
 import threading
 import time
 
@@ -7,9 +6,14 @@ import numpy as np
 import pytest
 
 from jxfer.data import embedded, transforms
-from jxfer.data.loader import drop_unreadable, eval_batches, load_splits, train_batches
+from jxfer.data.loader import (
+    eval_batches,
+    feature_batches,
+    train_batches,
+    train_rows,
+    view_batches,
+)
 from jxfer.data.readers import FolderSource, Subset, TfdsSource
-from jxfer.data.sources import DataConfig
 from jxfer.data.transforms import AugmentConfig, Preprocessing
 from jxfer.errors import UserError
 
@@ -132,17 +136,6 @@ def test_training_on_nothing_is_refused(source):
         train_batches(Subset(source, []), SMALL, AUGMENT, batch_size=6, seed=0)
 
 
-@pytest.fixture
-def damaged(make_folder):
-    """Two classes of 20 images, of which a/03 is truncated, b/05 empty and b/06 a text file."""
-    root = make_folder({"a": 20, "b": 20})
-    whole = (root / "a" / "03.png").read_bytes()
-    (root / "a" / "03.png").write_bytes(whole[: len(whole) // 2])
-    (root / "b" / "05.png").write_bytes(b"")
-    (root / "b" / "06.png").write_text("not found")
-    return root
-
-
 def test_a_bad_image_reaches_the_caller_by_name(damaged):
     source = FolderSource(damaged)
     with pytest.raises(UserError, match=r"^image a/03\.png is truncated") as error:
@@ -151,37 +144,6 @@ def test_a_bad_image_reaches_the_caller_by_name(damaged):
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"^image (a/03|b/05|b/06)\.png is"):
         take(source, 7)
-
-
-def test_unreadable_images_are_dropped_by_name(damaged):
-    source = FolderSource(damaged)
-    kept, names = drop_unreadable(source)
-    assert names == ("a/03.png", "b/05.png", "b/06.png")
-    assert len(kept) == 37
-    assert len(list(eval_batches(kept, SMALL, batch_size=37))) == 1
-    assert drop_unreadable(kept) == (kept, ())
-
-
-def test_skip_leaves_bad_images_out_of_every_split(damaged, caplog):
-    with caplog.at_level(logging.WARNING, logger="jxfer"):
-        splits = load_splits(DataConfig(f"folder:{damaged}", on_bad_image="skip"))
-    assert sorted(splits.skipped) == ["a/03.png", "b/05.png", "b/06.png"]
-    assert len(splits.train) + len(splits.val) == 37
-    assert "unreadable images skipped: 3, the first" in caplog.text
-
-
-def test_without_skip_nothing_is_scanned(damaged):
-    splits = load_splits(DataConfig(f"folder:{damaged}"))
-    assert (len(splits.train) + len(splits.val), splits.skipped) == (40, ())
-
-
-def test_a_class_without_readable_images_is_named(make_folder):
-    root = make_folder({"a": 5, "b": 2})
-    for file in (root / "b").iterdir():
-        file.write_bytes(b"")
-    message = r"class b has no readable training image \(2 skipped, the first b/0[01]\.png\)"
-    with pytest.raises(UserError, match=message):
-        load_splits(DataConfig(f"folder:{root}", on_bad_image="skip"))
 
 
 def test_threads_end_with_the_iterator(source):
@@ -193,3 +155,71 @@ def test_threads_end_with_the_iterator(source):
     while any("grain-prefetch" in thread.name for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_stored_views_repeat_by_epoch(source):
+    few = AugmentConfig(pad_crop=2, flip=True, views=2)
+    batches = train_batches(source, SMALL, few, batch_size=33, seed=3)
+    rows = train_rows(33, 2, batch_size=33, seed=3)
+    seen = {}
+    for epoch in range(4):
+        batch, row = next(batches), next(rows)
+        assert set(row // 33) == {epoch % 2}
+        np.testing.assert_array_equal(batch["label"], source.labels[row % 33])
+        for key, image in zip(row, batch["image"], strict=True):
+            np.testing.assert_array_equal(image, seen.setdefault(int(key), image))
+    assert len(seen) == 66
+    assert sum(not np.array_equal(seen[i], seen[i + 33]) for i in range(33)) > 25
+
+
+def test_one_order_for_new_views_stored_views_and_rows(source):
+    """So that a run takes the same batches with a cache and without one."""
+    fresh = take(source, 12)
+    stored = AugmentConfig(pad_crop=2, views=1)
+    rows = itertools.islice(train_rows(33, 1, batch_size=6, seed=0), 12)
+    batches = train_batches(source, SMALL, stored, batch_size=6, seed=0)
+    for batch, again, row in zip(fresh, batches, rows, strict=False):
+        np.testing.assert_array_equal(batch["label"], again["label"])
+        np.testing.assert_array_equal(batch["label"], source.labels[row])
+    unchanged = train_batches(source, SMALL, AugmentConfig(), batch_size=6, seed=0)
+    row = next(train_rows(33, 1, batch_size=6, seed=0))
+    views = [transforms.decode(source[i].image, "")[:, 1:11] for i in row]
+    np.testing.assert_array_equal(next(unchanged)["image"], views)
+
+
+@pytest.mark.parametrize("start", [0, 7])
+def test_rows_resume_at_a_step(start):
+    whole = list(itertools.islice(train_rows(33, 2, batch_size=6, seed=0), 20))
+    tail = train_rows(33, 2, batch_size=6, seed=0, start_step=start)
+    np.testing.assert_array_equal(list(itertools.islice(tail, 20 - start)), whole[start:])
+
+
+@pytest.mark.parametrize("start_row", [0, 12])
+def test_every_view_once_in_the_order_of_the_rows(start_row, source):
+    few = AugmentConfig(pad_crop=2, flip=True, views=2)
+    batches = view_batches(source, SMALL, few, seed=3, batch_size=6, start_row=start_row)
+    images = np.concatenate([batch["image"][batch["mask"] > 0] for batch in batches])
+    assert len(images) == 66 - start_row
+    batch = next(train_batches(source, SMALL, few, batch_size=33, seed=3))
+    row = next(train_rows(33, 2, batch_size=33, seed=3))
+    for key, image in zip(row, batch["image"], strict=True):
+        if key >= start_row:
+            np.testing.assert_array_equal(images[key - start_row], image)
+
+
+def test_without_augmentation_the_only_view_is_the_evaluation_view(source):
+    batches = view_batches(source, SMALL, AugmentConfig(), seed=3, batch_size=6)
+    wanted = eval_batches(source, SMALL, batch_size=6)
+    for batch, other in zip(batches, wanted, strict=True):
+        real = other["mask"] > 0
+        np.testing.assert_array_equal(batch["mask"], other["mask"])
+        np.testing.assert_array_equal(batch["image"][real], other["image"][real])
+
+
+def test_feature_batches_hold_each_row_once_and_padding():
+    features, labels = np.arange(14.0).reshape(7, 2), np.arange(7)
+    batches = list(feature_batches(features, labels, 4))
+    assert [batch["features"].shape for batch in batches] == [(4, 2), (4, 2)]
+    real = np.concatenate([batch["mask"] for batch in batches]) > 0
+    for name, wanted in (("features", features), ("label", labels)):
+        np.testing.assert_array_equal(np.concatenate([b[name] for b in batches])[real], wanted)

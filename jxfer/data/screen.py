@@ -1,0 +1,68 @@
+"""Images that cannot be read: found before training, and left out where the config says so.
+
+After `transforms`, before `loader`.
+"""
+
+import concurrent.futures
+import itertools
+import logging
+import os
+
+import numpy as np
+
+from jxfer.data import sources, transforms
+from jxfer.data.readers import Source, Subset
+from jxfer.data.sources import DataConfig, Splits
+from jxfer.errors import UserError
+
+_log = logging.getLogger("jxfer")
+
+
+def load_splits(config: DataConfig) -> Splits:
+    """Opens the splits for training and, with `on_bad_image="skip"`, leaves bad images out.
+
+    Raises:
+      UserError: as `sources.open_splits`, or a class has no readable training image.
+    """
+    if config.on_bad_image == "error":
+        return sources.open_splits(config)
+    splits = sources.open_splits(config, screen=drop_unreadable)
+    if splits.skipped:
+        _log.warning(
+            "unreadable images skipped: %d, the first %s", len(splits.skipped), splits.skipped[0]
+        )
+    train = splits.train
+    counts = np.bincount(train.labels, minlength=len(train.class_names))
+    if not counts.all():
+        empty = train.class_names[int(counts.argmin())]
+        raise UserError(
+            f"class {empty} has no readable training image ({len(splits.skipped)} skipped, "
+            f"the first {splits.skipped[0]}): repair or replace them"
+        )
+    return splits
+
+
+def drop_unreadable(source: Source) -> tuple[Source, tuple[str, ...]]:
+    """Decodes every image once, on all cores.
+
+    Returns:
+      (the source without the unreadable images, their names in the source's order).
+    """
+
+    def unreadable(chunk: range) -> list[int]:
+        bad = []
+        for index in chunk:
+            try:
+                example = source[index]
+                transforms.decode(example.image, example.name)
+            except UserError:
+                bad.append(index)
+        return bad
+
+    chunks = [range(len(source))[start : start + 64] for start in range(0, len(source), 64)]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        bad = list(itertools.chain.from_iterable(pool.map(unreadable, chunks)))
+    if not bad:
+        return source, ()
+    kept = np.setdiff1d(np.arange(len(source)), bad)
+    return Subset(source, kept), tuple(source.name(index) for index in bad)

@@ -1,0 +1,235 @@
+"""Rows of features that are computed once: in memory, or in a folder that runs share.
+
+After `config` of the data in the flow; knows nothing of models. Rows are filled in order. On disk
+an entry is `cache_dir()/features/KEY/`, where KEY is the hash of all that decides the values:
+
+    features.bin    the rows, one after another, without a header
+    features.part   the same while they are being computed
+    entry.json      what the key was made of, shape, dtype, and the CRC-32 of the rows
+    filled.json     beside features.part: the rows that are known to be whole, and their CRC-32
+
+Anything else about the key gives another folder, so an entry is never stale. A kill leaves
+`features.part`, which the next run that needs it takes up. Removing an entry that another process
+reads is safe: the file lives on until that process closes it.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import os
+import pathlib
+import shutil
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal
+
+import filelock
+import jax.numpy as jnp
+import numpy as np
+
+from jxfer.data.embedded import cache_dir
+from jxfer.errors import UserError
+
+_log = logging.getLogger("jxfer")
+_PIECE = 1 << 24  # bytes per read when a checksum is taken
+
+RowsFrom = Callable[[int], Iterable[np.ndarray]]
+"""What computes an entry: blocks [n, ...] of rows from a row on, in order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheConfig:
+    """Whether the output of the frozen part is computed once and kept."""
+
+    mode: Literal["auto", "off", "memory", "disk"] = "auto"
+    """auto: in memory where that saves passes over the same pixels and fits, else off. memory,
+    disk: so, or an error. disk: in $JXFER_CACHE/features, memory-mapped, for later runs too."""
+    max_gb: float = 4.0
+    """At most this many 10^9 bytes in memory, or on disk in all entries together: there, those
+    that were not used for longest make room."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 halves the room and rounds the features."""
+
+    def __post_init__(self) -> None:
+        if not self.max_gb > 0:
+            raise UserError(f"--cache.max-gb {self.max_gb:g}: it must be above 0")
+
+    @property
+    def max_bytes(self) -> int:
+        return int(self.max_gb * 1e9)
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """Shape and type of the rows."""
+
+    rows: int
+    shape: tuple[int, ...]
+    """Of one row."""
+    dtype: Literal["float32", "bfloat16"]
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        return jnp.dtype(self.dtype)
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape) * self.numpy_dtype.itemsize
+
+    @property
+    def bytes(self) -> int:
+        return self.rows * self.row_bytes
+
+
+def in_memory(form: Form, rows_from: RowsFrom) -> np.ndarray:
+    """All rows, [rows, *shape]."""
+    array = np.empty((form.rows, *form.shape), form.numpy_dtype)
+    filled = 0
+    for block in rows_from(0):
+        array[filled : filled + len(block)] = block
+        filled += len(block)
+    assert filled == form.rows
+    return array
+
+
+def on_disk(key: dict[str, Any], form: Form, rows_from: RowsFrom, max_bytes: int) -> np.ndarray:
+    """All rows, [rows, *shape], memory-mapped and read-only; computed unless they are there.
+
+    A second process that needs the same rows waits for the first. Rows that were damaged since are
+    computed again.
+
+    Args:
+      key: JSON values; with `form`, all that decides the rows.
+      max_bytes: of all entries together.
+
+    Raises:
+      UserError: the rows alone are more than `max_bytes`, or with the entries that other processes
+        are filling; the folder cannot be written.
+    """
+    identity = {"key": key, **dataclasses.asdict(form)}
+    text = json.dumps(identity, sort_keys=True)
+    root = cache_dir() / "features"
+    folder = root / hashlib.sha256(text.encode()).hexdigest()[:32]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _held(_lock(folder)):
+            if not _is_whole(folder, form):
+                _make_room(root, folder, form.bytes, max_bytes)
+                folder.mkdir(exist_ok=True)
+                _fill(folder, json.loads(text), form, rows_from)
+            # Mapped while the lock is held: from here on a removal does no harm.
+            os.utime(folder / "entry.json")
+            shape = (form.rows, *form.shape)
+            return np.memmap(folder / "features.bin", form.numpy_dtype, "r", shape=shape)
+    except OSError as error:
+        raise UserError(
+            f"cached features in {root}: {error.strerror or error}; free some room, set "
+            "$JXFER_CACHE to another folder, or use --cache.mode memory"
+        ) from error
+
+
+def _lock(folder: pathlib.Path) -> filelock.BaseFileLock:
+    # Beside the folder, which goes when the entry is removed.
+    return filelock.FileLock(folder.with_suffix(".lock"))
+
+
+@contextlib.contextmanager
+def _held(lock: filelock.BaseFileLock) -> Iterator[None]:
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        _log.warning("another process computes the same features; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _is_whole(folder: pathlib.Path, form: Form) -> bool:
+    try:
+        entry = json.loads((folder / "entry.json").read_text())
+        if (folder / "features.bin").stat().st_size != form.bytes:
+            return False
+        return bool(_crc32(folder / "features.bin", form.bytes) == entry["crc32"])
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _fill(folder: pathlib.Path, identity: Any, form: Form, rows_from: RowsFrom) -> None:
+    part = folder / "features.part"
+    (folder / "features.bin").unlink(missing_ok=True)
+    filled, crc = _known_whole(folder, form)
+    with part.open("r+b" if filled else "wb") as file:
+        file.truncate(filled * form.row_bytes)
+        file.seek(0, os.SEEK_END)
+        for block in rows_from(filled):
+            data = np.ascontiguousarray(block, form.numpy_dtype).tobytes()
+            file.write(data)
+            filled, crc = filled + len(block), zlib.crc32(data, crc)
+            file.flush()
+            _write_json(folder / "filled.json", {"rows": filled, "crc32": crc})
+    assert filled == form.rows
+    _write_json(folder / "entry.json", {**identity, "crc32": crc})
+    part.replace(folder / "features.bin")
+    (folder / "filled.json").unlink()
+
+
+def _known_whole(folder: pathlib.Path, form: Form) -> tuple[int, int]:
+    """Rows that a killed process left whole, and their checksum."""
+    try:
+        filled = json.loads((folder / "filled.json").read_text())
+        rows, crc = int(filled["rows"]), int(filled["crc32"])
+        if rows <= form.rows and _crc32(folder / "features.part", rows * form.row_bytes) == crc:
+            return rows, crc
+    except (OSError, ValueError, KeyError):
+        pass
+    return 0, 0
+
+
+def _make_room(root: pathlib.Path, own: pathlib.Path, needed: int, max_bytes: int) -> None:
+    """Removes entries, those not used for longest first, until `needed` more bytes fit."""
+    if needed > max_bytes:
+        raise UserError(
+            f"the features take {needed / 1e9:.3g} GB, more than --cache.max-gb "
+            f"{max_bytes / 1e9:g}: raise it, or use --cache.mode off"
+        )
+    others = {
+        folder: sum(file.stat().st_size for file in folder.iterdir())
+        for folder in root.iterdir()
+        if folder.is_dir() and folder != own
+    }
+    for folder in sorted(others, key=_last_use):
+        if sum(others.values()) + needed <= max_bytes:
+            return
+        lock = _lock(folder)
+        with contextlib.suppress(filelock.Timeout), lock.acquire(timeout=0):
+            shutil.rmtree(folder)
+            del others[folder]
+    if sum(others.values()) + needed > max_bytes:
+        raise UserError(
+            f"{root}: other processes are filling {sum(others.values()) / 1e9:.3g} GB; raise "
+            "--cache.max-gb, or wait for them"
+        )
+
+
+def _last_use(folder: pathlib.Path) -> float:
+    entry = folder / "entry.json"
+    return (entry if entry.exists() else folder).stat().st_mtime
+
+
+def _crc32(path: pathlib.Path, size: int) -> int:
+    crc, left = 0, size
+    with path.open("rb") as file:
+        while left and (piece := file.read(min(left, _PIECE))):
+            crc, left = zlib.crc32(piece, crc), left - len(piece)
+    return -1 if left else crc
+
+
+def _write_json(path: pathlib.Path, values: Any) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(values, indent=2) + "\n")
+    temporary.replace(path)

@@ -1,0 +1,41 @@
+import logging
+
+import pytest
+
+from jxfer.data.loader import eval_batches
+from jxfer.data.readers import FolderSource
+from jxfer.data.screen import drop_unreadable, load_splits
+from jxfer.data.sources import DataConfig
+from jxfer.data.transforms import Preprocessing
+from jxfer.errors import UserError
+
+
+def test_unreadable_images_are_dropped_by_name(damaged):
+    source = FolderSource(damaged)
+    kept, names = drop_unreadable(source)
+    assert names == ("a/03.png", "b/05.png", "b/06.png")
+    assert len(kept) == 37
+    assert len(list(eval_batches(kept, Preprocessing(10), batch_size=37))) == 1
+    assert drop_unreadable(kept) == (kept, ())
+
+
+def test_skip_leaves_bad_images_out_of_every_split(damaged, caplog):
+    with caplog.at_level(logging.WARNING, logger="jxfer"):
+        splits = load_splits(DataConfig(f"folder:{damaged}", on_bad_image="skip"))
+    assert sorted(splits.skipped) == ["a/03.png", "b/05.png", "b/06.png"]
+    assert len(splits.train) + len(splits.val) == 37
+    assert "unreadable images skipped: 3, the first" in caplog.text
+
+
+def test_without_skip_nothing_is_scanned(damaged):
+    splits = load_splits(DataConfig(f"folder:{damaged}"))
+    assert (len(splits.train) + len(splits.val), splits.skipped) == (40, ())
+
+
+def test_a_class_without_readable_images_is_named(make_folder):
+    root = make_folder({"a": 5, "b": 2})
+    for file in (root / "b").iterdir():
+        file.write_bytes(b"")
+    message = r"class b has no readable training image \(2 skipped, the first b/0[01]\.png\)"
+    with pytest.raises(UserError, match=message):
+        load_splits(DataConfig(f"folder:{root}", on_bad_image="skip"))
