@@ -1,0 +1,280 @@
+"""A run with a prefix cache is the run without one."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from jxfer import trees
+from jxfer.data import loader, screen
+from jxfer.data.transforms import AugmentConfig
+from jxfer.models.heads import HeadConfig
+from jxfer.train import feature_store, loop, prefix
+from jxfer.train.checkpoint import Checkpoints
+from jxfer.train.feature_store import CacheConfig
+from jxfer.train.loop import evaluation_steps
+from jxfer.train.state import set_up
+from jxfer.transfer.optimizer import OptimizerConfig
+from jxfer.transfer.strategy import StrategyConfig
+from jxfer.zoo.pretrained import ModelConfig
+from tests.conftest import CLASSES
+
+PROBE, PARTIAL = StrategyConfig("linear_probe"), StrategyConfig("partial", "stem")
+
+
+@pytest.fixture(scope="module")
+def make_config(small_config, make_entry):
+    """Stem and stage 1, pretrained, nine steps in four epochs, no augmentation."""
+    entry = make_entry("standard")
+
+    def make(strategy=PROBE, mode="auto", *, head=HeadConfig(), max_gb=4.0, dtype="float32", **kw):
+        fields = {"augment": AugmentConfig(), "optimizer": OptimizerConfig(lr=0.05), **kw}
+        return small_config(
+            model=ModelConfig(weights=entry, through="stage1", classifier=head),
+            strategy=strategy,
+            cache=CacheConfig(mode, max_gb, dtype),
+            **fields,
+        )
+
+    return make
+
+
+def plans_of(config):
+    return set_up(config, CLASSES, evaluation_steps(config, 36)[-1], 2.25)[1]
+
+
+def choices(config):
+    splits = screen.load_splits(config.data)
+    return [prefix.choose(plan, config, splits) for plan in plans_of(config)]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "head", "outputs"),
+    [
+        (PROBE, HeadConfig(), ["pooled"]),
+        (PROBE, HeadConfig("conv", (4,)), ["stage1"]),
+        (PARTIAL, HeadConfig(), ["stem"]),
+        (StrategyConfig("full"), HeadConfig(), [None]),
+        (StrategyConfig("surgical", stages=("stem",)), HeadConfig(), [None]),
+        (StrategyConfig("surgical", stages=("stage1",)), HeadConfig(), ["stem"]),
+        (StrategyConfig("bn_only"), HeadConfig(), [None]),
+        (StrategyConfig("linear_probe", frozen_norms="adapt"), HeadConfig(), [None]),
+        (StrategyConfig("lp_ft"), HeadConfig(), ["pooled", None]),
+    ],
+)
+def test_what_is_cached_is_what_no_step_changes(strategy, head, outputs, make_config):
+    assert [choice.output for choice in choices(make_config(strategy, head=head))] == outputs
+
+
+def test_the_forms_count_every_view(make_config):
+    [choice] = choices(make_config(PARTIAL))
+    assert (choice.train.rows, choice.val.rows) == (36, 15)
+    assert choice.train.shape == (32, 32, 16)
+    assert choice.bytes == 51 * 32 * 32 * 16 * 4
+    few = make_config(augment=AugmentConfig(flip=True, views=2))
+    [choice] = choices(few)
+    assert (choice.train.rows, choice.val.rows, choice.views) == (72, 15, 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"mode": "off"}, "it is off"),
+        ({"augment": AugmentConfig(flip=True)}, "new views"),
+        ({"augment": AugmentConfig(flip=True, views=3)}, "too few passes"),
+        ({"epochs": 1.0}, "too few passes"),
+        ({"max_gb": 1e-6}, "more than --cache.max-gb"),
+        ({"strategy": StrategyConfig("full")}, "the first stage trains"),
+    ],
+)
+def test_auto_caches_where_it_wins_and_says_why_not(fields, reason, make_config):
+    [choice] = choices(make_config(**fields))
+    assert choice.output is None
+    assert reason in choice.describe()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"augment": AugmentConfig(flip=True)}, ("--cache.mode memory", "--augment.views")),
+        ({"max_gb": 1e-6}, ("the features take", "--cache.max-gb 1e-06")),
+    ],
+)
+def test_a_cache_that_was_asked_for_and_cannot_be_is_an_error(fields, words, make_config, one_line):
+    with one_line(*words):
+        choices(make_config(mode="memory", **fields))
+
+
+def test_the_table_says_what_it_saves(make_config):
+    [choice] = choices(make_config())
+    assert "the output of pooled, 0.0 MB; 1 of 4 passes" in choice.describe()
+    assert "100% of the forward pass" in choice.describe()
+    [choice] = choices(make_config(PARTIAL))
+    assert "3.3 MB" in choice.describe()
+
+
+def final(config, run):
+    with Checkpoints(run / "checkpoints") as checkpoints:
+        step = evaluation_steps(config, 36)[-1]
+        like = course_like(config)
+        return checkpoints.restore_variables(step, like)
+
+
+def course_like(config):
+    pretrained, plans = set_up(config, CLASSES, evaluation_steps(config, 36)[-1], 2.25)
+    return loop.Course(plans, plans[0].initial_state(pretrained.variables, config.seed)).like
+
+
+@pytest.fixture(scope="module")
+def runs(make_config, tmp_path_factory):
+    """Runs a config once; returns (summary, folder)."""
+    known = {}
+
+    def run(config):
+        if config not in known:
+            folder = tmp_path_factory.mktemp("prefix") / "run"
+            known[config] = loop.run_config(config, folder, quiet=True), folder
+        return known[config]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("strategy", "augment"),
+    [
+        pytest.param(PROBE, AugmentConfig(), id="probe"),
+        pytest.param(PROBE, AugmentConfig(flip=True, pad_crop=2, views=2), id="probe of two views"),
+        pytest.param(PARTIAL, AugmentConfig(), id="partial"),
+        pytest.param(StrategyConfig("lp_ft"), AugmentConfig(), id="lp_ft"),
+    ],
+)
+def test_the_trained_parameters_are_those_of_the_run_without_a_cache(
+    strategy, augment, make_config, runs
+):
+    """To 1e-5 of a leaf's largest entry: the compiler fuses the two halves in its own way."""
+    with_cache = make_config(strategy, augment=augment)
+    without = dataclasses.replace(with_cache, cache=CacheConfig("off"))
+    assert choices(with_cache)[0].output is not None
+    (summary, run), (wanted_summary, wanted_run) = runs(with_cache), runs(without)
+    found, wanted = (
+        trees.flatten(final(config, folder))
+        for config, folder in ((with_cache, run), (without, wanted_run))
+    )
+    assert found.keys() == wanted.keys()
+    for path, leaf in wanted.items():
+        np.testing.assert_allclose(
+            found[path], leaf, rtol=0, atol=1e-5 * np.abs(leaf).max(), err_msg=path
+        )
+    for key in ("val_correct", "test_correct", "best_step", "frozen_unchanged", "parameters"):
+        assert summary[key] == wanted_summary[key]
+
+
+def test_memory_and_disk_give_the_same_bits(make_config, runs, assert_same_bits):
+    (_, memory), (_, disk) = runs(make_config()), runs(make_config(mode="disk"))
+    assert_same_bits(final(make_config(), memory), final(make_config(mode="disk"), disk))
+
+
+def test_a_later_run_computes_nothing_on_disk(make_config, runs, tmp_path, monkeypatch):
+    runs(make_config(mode="disk"))
+
+    def never(*_):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(feature_store, "_fill", never)
+    other = make_config(mode="disk", seed=3, optimizer=OptimizerConfig(lr=0.01))
+    loop.run_config(other, tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize("change", ["weights", "images", "size", "views", "dtype", "depth"])
+def test_any_change_of_key_computes_again(
+    change, make_config, make_entry, runs, tmp_path, monkeypatch, small_config
+):
+    config = make_config(mode="disk", epochs=0.4)
+    runs(config)
+    filled = []
+    monkeypatch.setattr(
+        feature_store, "_fill", lambda *args: filled.append(args) or _keep_going(*args)
+    )
+    fields = {}
+    if change == "weights":
+        weights = tmp_path / "weights"
+        shutil.copytree(config.model.weights, weights)
+        scale_a_kernel(weights)
+        fields["model"] = dataclasses.replace(config.model, weights=str(weights))
+    elif change == "images":
+        root = tmp_path / "images"
+        shutil.copytree(config.data.source.removeprefix("folder:"), root)
+        first, second = sorted((root / "train" / CLASSES[0]).iterdir())[:2]
+        first.write_bytes(second.read_bytes())
+        fields["data"] = dataclasses.replace(config.data, source=f"folder:{root}")
+    elif change == "size":
+        fields["model"] = dataclasses.replace(config.model, image_size=24)
+    elif change == "views":
+        fields["augment"] = AugmentConfig(flip=True, views=1)
+    elif change == "dtype":
+        fields["cache"] = CacheConfig("disk", dtype="bfloat16")
+    else:
+        fields["strategy"] = PARTIAL
+    loop.run_config(dataclasses.replace(config, **fields), tmp_path / "run", quiet=True)
+    # The validation images are those of before, unless the rows themselves are others.
+    assert len(filled) == (1 if change in ("images", "views") else 2)
+
+
+def scale_a_kernel(entry):
+    from jxfer.zoo import store
+
+    card, variables = store.load(str(entry))
+    variables["params"]["stem"]["conv"]["kernel"] *= 1.01
+    store.save(entry, dataclasses.replace(card), variables, overwrite=True)
+
+
+_keep_going = feature_store._fill
+
+
+def test_bfloat16_rounds_the_features_and_still_trains(make_config, runs):
+    summary, _ = runs(make_config(dtype="bfloat16"))
+    assert summary["frozen_unchanged"] is True
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("mode", ["memory", "disk"])
+def test_a_kill_changes_no_bit(mode, make_config, runs, tmp_path, monkeypatch, assert_same_bits):
+    config = make_config(PARTIAL, mode, checkpoint_every=1)
+    _, undisturbed = runs(config)
+    run, save = tmp_path / "run", Checkpoints.save
+
+    def save_and_stop(self, state, progress):
+        save(self, state, progress)
+        if int(state.step) == 4:
+            raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_stop)
+        with pytest.raises(Stop):
+            loop.run_config(config, run, quiet=True)
+    loop.run_config(config, run, quiet=True)
+    assert_same_bits(final(config, run), final(config, undisturbed))
+    assert metrics(run) == metrics(undisturbed)
+
+
+def metrics(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+
+def test_no_image_is_decoded_once_the_features_are_there(make_config, tmp_path, monkeypatch):
+    config = make_config(epochs=8.0)
+    decoded = []
+    decode = loader.transforms.decode
+    monkeypatch.setattr(
+        loader.transforms, "decode", lambda data, name: decoded.append(name) or decode(data, name)
+    )
+    splits = screen.load_splits(config.data)
+    loop.run_config(config, tmp_path / "run", quiet=True)
+    rows = -(-(36) // 16) * 16 + 16  # padded batches of training and validation images
+    assert len(decoded) <= rows + len(splits.test)
