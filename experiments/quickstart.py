@@ -19,12 +19,12 @@ import sys
 
 import matplotlib
 import numpy as np
-import scipy.stats
 import tyro
 
 from jxfer import text
 from jxfer.commands.main import guard
 from jxfer.data.sources import DataConfig
+from jxfer.statistics import t_interval
 from jxfer.train.config import TrainConfig
 from jxfer.train.loop import run_config
 from jxfer.transfer.optimizer import OptimizerConfig
@@ -75,7 +75,7 @@ def main(out: pathlib.Path = pathlib.Path("runs/quickstart"), seeds: int = 4) ->
     order = sorted(ARMS, key=lambda arm: -np.mean(accuracy[arm]))
     rows = [("strategy", "test accuracy, %", "95 % interval", "single seeds", "seconds a run")]
     for arm in order:
-        low, high = interval(accuracy[arm])
+        low, high = t_interval(accuracy[arm])
         rows.append(
             (
                 arm,
@@ -97,14 +97,6 @@ def main(out: pathlib.Path = pathlib.Path("runs/quickstart"), seeds: int = 4) ->
     )
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """95 % t-interval of the mean."""
-    low, high = scipy.stats.t.interval(
-        0.95, len(values) - 1, np.mean(values), scipy.stats.sem(values)
-    )
-    return float(low), float(high)
-
-
 def plot(path: pathlib.Path, order: list[str], accuracy: dict[str, list[float]]) -> None:
     """Means with their intervals, and each seed as a dot."""
     matplotlib.use("Agg")
@@ -112,7 +104,7 @@ def plot(path: pathlib.Path, order: list[str], accuracy: dict[str, list[float]])
 
     figure, axes = pyplot.subplots(figsize=(5, 3), layout="constrained")
     for y, arm in enumerate(reversed(order)):
-        mean, (low, high) = float(np.mean(accuracy[arm])), interval(accuracy[arm])
+        mean, (low, high) = float(np.mean(accuracy[arm])), t_interval(accuracy[arm])
         axes.errorbar(mean, y, xerr=[[mean - low], [high - mean]], fmt="o", color="C0", capsize=4)
         axes.plot(accuracy[arm], [y] * len(accuracy[arm]), "|", color="0.4", markersize=12)
     axes.set_yticks(range(len(order)), list(reversed(order)))

@@ -13,6 +13,7 @@ ORDER = [
     "trees",
     "json_fields",
     "text",
+    "statistics",
     "data.glyphs",
     "data.embedded",
     "data.prepared",

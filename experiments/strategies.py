@@ -1,0 +1,248 @@
+"""Which part of a pretrained network should train when labels are few? Strategies side by side.
+
+Claims under test: fine-tuning everything beats a linear probe; LP-FT, head first, beats both (Kumar
+et al. 2022, "Fine-Tuning can Distort Pretrained Features"); tuning some stages alone can beat
+tuning all (Lee et al. 2023, "Surgical Fine-Tuning"); norms or biases alone come close (Frankle et
+al. 2021; Ben Zaken et al. 2022).
+
+Three tasks:
+
+- `digits-cifar100`, `digits-glyphs`: scikit-learn's digits, 10 labels per class, from the shipped
+  ResNet-20 of an unlike and of a like source; 12 epochs. Nothing is downloaded.
+- `hymenoptera`: ants and bees, ImageNet's ResNet-18 through stage 3 at 96 px, 10 epochs. Put the
+  tutorial's `train` folder at `runs/hymenoptera/train` and its `val` folder at
+  `runs/hymenoptera/test`, and the weights into a zoo at `runs/zoo` as `resnet18-imagenet`. A fifth
+  of `train` is held out for validation.
+
+Protocol: each strategy takes the learning rate with the best mean validation accuracy at seeds that
+are not in the table, then runs at each seed of the table; the table holds the test accuracy of
+those runs. A seed draws the images, the new leaves and the order, and is shared by the
+strategies, so differences from `full` are paired. No augmentation.
+
+Command: `python experiments/strategies.py digits-cifar100` (and so for each task)
+Expected: `experiments/results/strategies-TASK.md`, and `.json` with every run.
+Time: on 2 cores, a quarter of an hour for a task of digits, an hour for hymenoptera.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+
+from jxfer import text
+from jxfer.commands.main import guard
+from jxfer.data.sources import DataConfig
+from jxfer.statistics import t_interval
+from jxfer.train.config import TrainConfig
+from jxfer.train.loop import run_config
+from jxfer.transfer.optimizer import OptimizerConfig
+from jxfer.transfer.strategy import StrategyConfig
+from jxfer.zoo.pretrained import ModelConfig
+
+ROOT = pathlib.Path(__file__).resolve().parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """A strategy; the backbone's rate is a tenth of the head's unless told."""
+
+    strategy: StrategyConfig
+    layer_decay: float | None = None
+    backbone: float = 0.1
+
+    def optimizer(self, lr: float) -> OptimizerConfig:
+        return OptimizerConfig(lr=lr, backbone_lr=self.backbone * lr, layer_decay=self.layer_decay)
+
+
+ARMS = {
+    "scratch": Arm(StrategyConfig("scratch")),
+    "linear_probe": Arm(StrategyConfig("linear_probe")),
+    "partial, stage 1": Arm(StrategyConfig("partial", "stage1")),
+    "partial, stage 2": Arm(StrategyConfig("partial", "stage2")),
+    "full": Arm(StrategyConfig("full")),
+    "full, layer decay 0.5": Arm(StrategyConfig("full"), layer_decay=0.5),
+    "lp_ft": Arm(StrategyConfig("lp_ft")),
+    "gradual": Arm(StrategyConfig("gradual")),
+    "surgical, stem and stage 1": Arm(StrategyConfig("surgical", stages=("stem", "stage1"))),
+    "surgical, stage 3": Arm(StrategyConfig("surgical", stages=("stage3",))),
+    # A few hundred numbers move: at a tenth of the head's rate they hardly would.
+    "bn_only": Arm(StrategyConfig("bn_only"), backbone=1.0),
+    "bitfit": Arm(StrategyConfig("bitfit"), backbone=1.0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A data set and weights to start from."""
+
+    data: Callable[[int], DataConfig]
+    """Of a seed."""
+    model: ModelConfig
+    epochs: int
+    batch_size: int
+    rates: tuple[float, ...]
+    """Of the head."""
+    tuning_seeds: tuple[int, ...]
+    seeds: tuple[int, ...]
+    zoo: str | None = None
+
+    def config(self, arm: Arm, lr: float, seed: int) -> TrainConfig:
+        return TrainConfig(
+            data=self.data(seed),
+            model=self.model,
+            strategy=arm.strategy,
+            optimizer=arm.optimizer(lr),
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            eval_every=self.epochs,
+            seed=seed,
+            zoo=self.zoo,
+        )
+
+
+def _digits(weights: str) -> Task:
+    return Task(
+        data=lambda seed: DataConfig("digits", per_class=10, split_seed=seed),
+        model=ModelConfig(weights=weights),
+        epochs=12,
+        batch_size=20,
+        rates=(0.03, 0.1, 0.3),
+        tuning_seeds=(100, 101),
+        seeds=(0, 1, 2, 3, 4),
+    )
+
+
+TASKS = {
+    "digits-cifar100": _digits("resnet20-cifar100"),
+    "digits-glyphs": _digits("resnet20-glyphs"),
+    "hymenoptera": Task(
+        data=lambda seed: DataConfig("folder:runs/hymenoptera", val_fraction=0.2, split_seed=seed),
+        model=ModelConfig(weights="resnet18-imagenet", image_size=96),
+        epochs=10,
+        batch_size=16,
+        rates=(0.01, 0.1),
+        tuning_seeds=(100,),
+        seeds=(0, 1, 2),
+        zoo="runs/zoo",
+    ),
+}
+
+
+def main(
+    task: Literal["digits-cifar100", "digits-glyphs", "hymenoptera"],
+    out: pathlib.Path = pathlib.Path("runs/strategies"),
+    results: pathlib.Path = ROOT / "results",
+) -> None:
+    """Runs every strategy on a task and writes the table.
+
+    Args:
+      task: data and weights.
+      out: folder of the runs; finished runs in it are not repeated.
+      results: where the table and the figures of all runs go.
+    """
+    chosen = TASKS[task]
+    found: dict[str, Any] = {}
+    for name, arm in ARMS.items():
+        folder = out / task / name.replace(", ", "-").replace(" ", "_")
+
+        def run(lr: float, seed: int, arm: Arm = arm, folder: pathlib.Path = folder) -> Any:
+            print(f"{task}: {folder.name}, rate {lr:g}, seed {seed} ...", file=sys.stderr)
+            where = folder / f"{lr:g}-{seed}"
+            summary = run_config(chosen.config(arm, lr, seed), where, quiet=True)
+            timing = json.loads((where / "timing.json").read_text())
+            return summary | {"seconds": timing["seconds"]["total"]}
+
+        validation = {
+            lr: float(np.mean([run(lr, seed)["val_accuracy"] for seed in chosen.tuning_seeds]))
+            for lr in chosen.rates
+        }
+        lr = max(validation, key=lambda rate: validation[rate])  # the smallest of equals
+        summaries = [run(lr, seed) for seed in chosen.seeds]
+        assert all(summary["frozen_unchanged"] in (True, None) for summary in summaries)
+        found[name] = {
+            "rate": lr,
+            "validation": validation,
+            "test": [summary["test_accuracy"] for summary in summaries],
+            "test_correct": [summary["test_correct"] for summary in summaries],
+            "test_examples": summaries[0]["test_examples"],
+            "train_examples": summaries[0]["train_examples"],
+            "trainable": [
+                sum(n for label, n in phase["parameters"].items() if label != "frozen")
+                for phase in summaries[0]["phases"]
+            ],
+            "seconds": [summary["seconds"] for summary in summaries],
+            "commit": summaries[0]["commit"],
+        }
+    results.mkdir(exist_ok=True)
+    record = {"task": task, "seeds": chosen.seeds, "versions": summaries[0]["versions"]}
+    (results / f"strategies-{task}.json").write_text(text.to_json(record | {"arms": found}) + "\n")
+    table = _table(found)
+    (results / f"strategies-{task}.md").write_text(_page(task, chosen, found, table))
+    print(text.table(table))
+
+
+def _table(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Best mean first; differences from `full` are of the same seed."""
+    full = 100 * np.array(found["full"]["test"])
+    rows: list[tuple[str, ...]] = [
+        (
+            "strategy",
+            "trains at most",
+            "rate",
+            "test accuracy, %",
+            "95 % interval",
+            "minus full",
+            "95 % interval",
+            "seconds a run",
+        )
+    ]
+    for name, arm in sorted(found.items(), key=lambda item: -np.mean(item[1]["test"])):
+        accuracy = 100 * np.array(arm["test"])
+        low, high = t_interval(list(accuracy))
+        difference = [f"{np.mean(accuracy - full):+.1f}", "-"]
+        if name != "full" and np.ptp(accuracy - full):
+            ends = t_interval(list(accuracy - full))
+            difference[1] = f"{ends[0]:+.1f} to {ends[1]:+.1f}"
+        rows.append(
+            (
+                name,
+                f"{max(arm['trainable']):,}",
+                f"{arm['rate']:g}",
+                f"{accuracy.mean():.1f}",
+                f"{low:.1f} to {high:.1f}",
+                *difference,
+                f"{np.median(arm['seconds']):.0f}",
+            )
+        )
+    return rows
+
+
+def _page(task: str, chosen: Task, found: dict[str, Any], table: list[tuple[str, ...]]) -> str:
+    some = found["full"]
+    header, *rows = ("| " + " | ".join(row) + " |" for row in table)
+    return "\n".join(
+        [
+            f"# Strategies on {task}",
+            "",
+            f"`python experiments/strategies.py {task}`: {some['train_examples']} training images, "
+            f"{some['test_examples']} test images, {chosen.epochs} epochs, {len(chosen.seeds)} "
+            f"seeds, rates chosen by validation among {', '.join(map(str, chosen.rates))} at "
+            f"{'seeds' if len(chosen.tuning_seeds) > 1 else 'seed'} "
+            f"{', '.join(map(str, chosen.tuning_seeds))}. Intervals are t-intervals over the "
+            "seeds; those of differences pair the seeds.",
+            "",
+            header,
+            "|" + "---|" * len(table[0]),
+            *rows,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(guard(lambda: tyro.cli(main)))

@@ -1,0 +1,13 @@
+"""Figures of repeated runs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.stats
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Student's t-interval of the mean of at least two independent values."""
+    mean, error = np.mean(values), scipy.stats.sem(values)
+    low, high = scipy.stats.t.interval(level, len(values) - 1, mean, error)
+    return float(low), float(high)
