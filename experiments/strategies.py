@@ -134,7 +134,7 @@ TASKS = {
 
 
 def main(
-    task: Literal["digits-cifar100", "digits-glyphs", "hymenoptera"],
+    task: tyro.conf.Positional[Literal["digits-cifar100", "digits-glyphs", "hymenoptera"]],
     out: pathlib.Path = pathlib.Path("runs/strategies"),
     results: pathlib.Path = ROOT / "results",
 ) -> None:
