@@ -1,6 +1,6 @@
 import pytest
 
-from jxfer.transfer.labels import label_tree, train_layers, trainable
+from jxfer.transfer.labels import base, label_tree, train_layers, trainable
 
 PARAMS = {
     "stem": {"conv": {"kernel": 0}, "norm": {"scale": 0, "bias": 0}},
@@ -90,3 +90,29 @@ def test_a_dropout_drops_exactly_where_a_parameter_beside_it_trains(rules, expec
     params = {"fc6": layer, "fc60": layer, "head": {"linear": layer}}
     labels = label_tree(params, rules)
     assert train_layers(labels, (), ("fc6/dropout", "head/dropout")) == expected
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ({}, {"stage1/norm1"}),
+        ({"frozen_norms": "adapt"}, {"stem/norm", "stage1/norm1"}),
+        ({"trainable_norms": "frozen"}, set()),
+        ({"frozen_norms": "adapt", "trainable_norms": "frozen"}, {"stem/norm"}),
+    ],
+)
+def test_the_policy_says_which_norms_follow_the_batch(policy, expected):
+    labels = label_tree(PARAMS, [("stem/.*", "frozen"), (".*", "head")])
+    assert train_layers(labels, NORMS, **policy) == expected
+
+
+def test_a_label_may_name_a_stage():
+    labels = label_tree(PARAMS, [("stem/.*", "low_lr/stem"), (".*", "head")])
+    assert "stem/conv/kernel" in trainable(labels)
+    assert (base("low_lr/stem"), base("head")) == ("low_lr", "head")
+
+
+@pytest.mark.parametrize("label", ["low_lr/", "head/stem", "frozen/stem", "low_lr/a/b"])
+def test_only_low_lr_takes_a_stage(label, one_line):
+    with one_line(label):
+        label_tree(PARAMS, [(".*", label)])

@@ -314,3 +314,34 @@ def test_one_cycle_takes_no_other_warm_up(one_line):
 def test_an_option_out_of_range_is_an_error_of_one_line(field, value, one_line):
     with one_line(f"--optimizer.{field.replace('_', '-')}", str(value)):
         OptimizerConfig(**{field: value})
+
+
+def test_layer_decay_shrinks_the_rate_stage_by_stage_from_the_top():
+    peaks = OptimizerConfig(lr=1.0, backbone_lr=0.5, layer_decay=0.1).peaks(("stem", "s1", "s2"))
+    assert peaks == pytest.approx(
+        {"low_lr": 0.5, "low_lr/stem": 0.005, "low_lr/s1": 0.05, "low_lr/s2": 0.5, "head": 1.0}
+    )
+
+
+def test_a_stage_may_have_a_rate_of_its_own():
+    config = OptimizerConfig(lr=1.0, stage_lrs=("stem=1e-5", "s2=0"))
+    assert config.per_stage
+    assert config.peaks(("stem", "s1", "s2")) == pytest.approx(
+        {"low_lr": 0.1, "low_lr/stem": 1e-5, "low_lr/s1": 0.1, "low_lr/s2": 0.0, "head": 1.0}
+    )
+
+
+@pytest.mark.parametrize("item", ["stem", "stem=", "=1", "stem=-1", "stem=nan", "stem=inf", "a=b"])
+def test_a_stages_rate_must_be_one(item, one_line):
+    with one_line(f"--optimizer.stage-lrs {item}", "STAGE=RATE"):
+        OptimizerConfig(stage_lrs=(item,))
+
+
+def test_a_stage_has_one_rate(one_line):
+    with one_line("stem comes twice"):
+        OptimizerConfig(stage_lrs=("stem=1", "stem=2"))
+
+
+def test_two_ways_to_set_the_stages_rates_are_refused(one_line):
+    with one_line("--optimizer.layer-decay", "--optimizer.stage-lrs", "leave one out"):
+        OptimizerConfig(layer_decay=0.5, stage_lrs=("stem=1",))
