@@ -63,7 +63,7 @@ def test_the_run_folder_holds_what_the_contract_lists(run):
     assert summary["frozen_unchanged"] is None
     assert not any("second" in key or "time" in key for key in summary)
     timing = json.loads((run / "timing.json").read_text())
-    assert set(timing["seconds"]) == {"compile", "data_wait", "step", "eval", "total"}
+    assert set(timing["seconds"]) == {"compile", "data_wait", "step", "eval", "prefix", "total"}
 
 
 def test_a_finished_run_says_so(run, images, capsys):
