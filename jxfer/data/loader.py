@@ -2,12 +2,14 @@
 
 Last of the data files. Batches are NumPy, on the host. The examples of a training batch, their
 order and their augmentation are a pure function of (seed, step), whatever the number of threads or
-hosts: to resume, start at the next step. Decoding runs in threads, because OpenCV and Pillow
+hosts: to resume, start at the next step. (Mixing pairs examples of one host, so that alone depends
+on the number of hosts.) Decoding runs in threads, because OpenCV and Pillow
 release the GIL, and processes take seconds to start.
 """
 
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import logging
 import os
@@ -17,12 +19,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from jxfer.data import sources, transforms
+from jxfer.data import mixing, sampling, sources, transforms
+from jxfer.data.mixing import Batch
 from jxfer.data.sources import DataConfig, Source, Splits, Subset
 from jxfer.data.transforms import AugmentConfig, Preprocessing
 from jxfer.errors import UserError
-
-Batch = dict[str, np.ndarray]
 
 # The threads are Grain's: OpenCV's own would compete with them for the same cores.
 cv2.setNumThreads(1)
@@ -87,6 +88,7 @@ def train_batches(
     *,
     batch_size: int,
     seed: int,
+    balanced_sampling: bool = False,
     start_step: int = 0,
     threads: int = 2,
     host: int = 0,
@@ -95,37 +97,48 @@ def train_batches(
     """Endless shuffled, augmented batches; batch k of the iterator is that of `start_step + k`.
 
     Each epoch is a new permutation and batches run across epochs, so none is short, even where the
-    source is smaller than the batch. The batches of all hosts interleave to the one-host batch.
+    source is smaller than the batch. The batches of all hosts interleave to the one-host batch,
+    before mixing.
 
     Args:
       batch_size: over all hosts.
       seed: of the order and the augmentation.
+      balanced_sampling: in the order of `sampling.class_balanced` instead.
       start_step: the first batch to yield.
       threads: that read and decode.
       host: this host's number, below `hosts`.
 
     Yields:
       `image` uint8 `[batch_size // hosts, size, size, 3]` RGB, `label` int32
-      `[batch_size // hosts]`.
+      `[batch_size // hosts]`. With mixup or CutMix also `partner_label` and `own_weight`, as from
+      `mixing.mix`.
 
     Raises:
-      UserError: the hosts cannot share the batch evenly, the source is empty, or, while iterating,
-        an image cannot be read.
+      UserError: the hosts cannot share the batch evenly, the source is empty, a class has no
+        example to balance with, a batch of one is to be mixed, or, while iterating, an image
+        cannot be read.
     """
     import grain
 
     per_host = _per_host(batch_size, hosts)
     if not len(source):
         raise UserError("the training split holds no image")
-    view = _TrainingView(preprocessing, augment)
-    dataset = (
-        grain.MapDataset.source(source)
-        .seed(seed)
-        .shuffle()
-        .repeat(None)  # before slicing and batching: hosts stay in step and no batch is short
-        .random_map(view)[host::hosts]
-        .batch(per_host, drop_remainder=True)
+    if balanced_sampling:
+        examples = sampling.class_balanced(source, seed)
+    else:
+        examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
+    # Endless before slicing and batching: hosts stay in step and no batch is short.
+    dataset = examples.random_map(_TrainingView(preprocessing, augment))[host::hosts].batch(
+        per_host, drop_remainder=True
     )
+    if augment.mixup or augment.cutmix:
+        if per_host == 1:
+            raise UserError(
+                f"--augment.mixup and --augment.cutmix mix the examples of a host's batch, and "
+                f"batch size {batch_size} gives each host one: raise --batch-size"
+            )
+        mix = functools.partial(mixing.mix, mixup=augment.mixup, cutmix=augment.cutmix)
+        dataset = dataset.random_map(mix)  # on the whole batch, seeded by the step
     return _iterate(dataset[start_step:], threads)
 
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from jxfer.data.randaugment import LARGEST_MAGNITUDE, randaugment
 from jxfer.errors import UserError
 
 # No rotation by EXIF: the published ImageNet accuracies were measured on the stored orientation.
@@ -91,6 +92,14 @@ class AugmentConfig:
     """Zero pixels added on each side before a random crop of the model's size (CIFAR's recipe)."""
     colour_jitter: float = 0.0
     """Brightness, contrast and saturation are each scaled by 1 +- up to this."""
+    randaugment: tuple[int, int] | None = None
+    """Number of random operations and their magnitude, 0 to 30, such as 2 9 (Cubuk et al. 2020)."""
+    mixup: float = 0.0
+    """Alpha of mixup's Beta, such as 0.2; 0 is off. Training accuracy then counts the label of the
+    image, not of the one mixed in (Zhang et al. 2018)."""
+    cutmix: float = 0.0
+    """Alpha of CutMix's Beta, such as 1.0; 0 is off. With both, each batch takes one of the two
+    (Yun et al. 2019)."""
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale
@@ -102,6 +111,16 @@ class AugmentConfig:
             raise UserError(f"augment: pad_crop must be at least 0 pixels, not {self.pad_crop}")
         if not 0 <= self.colour_jitter <= 1:
             raise UserError(f"augment: colour_jitter must be in [0, 1], not {self.colour_jitter}")
+        operations, magnitude = self.randaugment or (1, 0)
+        if operations < 1 or not 0 <= magnitude <= LARGEST_MAGNITUDE:
+            raise UserError(
+                f"augment: randaugment needs at least 1 operation and a magnitude in "
+                f"[0, {LARGEST_MAGNITUDE}], not {operations} {magnitude}"
+            )
+        for name in ("mixup", "cutmix"):
+            alpha = getattr(self, name)
+            if not 0 <= alpha < math.inf:
+                raise UserError(f"augment: {name} takes a number of at least 0, not {alpha}")
         if self.random_resized_crop and self.pad_crop:
             raise UserError(
                 "augment: random_resized_crop and pad_crop are two ways to crop; turn one off"
@@ -178,7 +197,7 @@ def training_view(
     augment: AugmentConfig,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """A random view: crop, then flip, then colour.
+    """A random view: crop, then flip, then RandAugment, then colour.
 
     Args:
       image: uint8 `[H, W, 3]`.
@@ -200,6 +219,8 @@ def training_view(
         view = padded[top : top + preprocessing.size, left : left + preprocessing.size]
     if augment.flip and rng.random() < 0.5:
         view = view[:, ::-1]
+    if augment.randaugment:
+        view = randaugment(view, *augment.randaugment, rng)
     if augment.colour_jitter:
         view = _jitter(view, augment.colour_jitter, rng)
     return np.ascontiguousarray(view)

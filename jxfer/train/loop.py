@@ -103,6 +103,7 @@ def _train(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> dict[str, 
         splits.train.class_names,
         total_steps=evaluate_at[-1],
         steps_per_epoch=len(splits.train) / config.batch_size,
+        train=splits.train,
     )
     run = _Run(
         config=config,
@@ -158,6 +159,7 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
             config.augment,
             batch_size=config.batch_size,
             seed=config.seed,
+            balanced_sampling=config.data.balanced_sampling,
             start_step=start,
             host=jax.process_index(),
             hosts=jax.process_count(),
