@@ -39,7 +39,7 @@ def moved(image, matrix):
     """The input's pixel under the centre of each output pixel, black outside."""
     height, width, _ = image.shape
     columns, rows = np.floor(positions(image, matrix)).astype(int)
-    inside = (0 <= columns) & (columns < width) & (0 <= rows) & (rows < height)
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
     source = image[rows.clip(0, height - 1), columns.clip(0, width - 1)]
     return np.where(inside[..., None], source, 0)
 
