@@ -2,11 +2,13 @@
 
 Last of the data files. Batches are NumPy, on the host. The examples of a training batch, their
 order and their augmentation are a pure function of (seed, step), whatever the number of threads or
-hosts: to resume, start at the next step. Decoding runs in threads, because OpenCV and Pillow
-release the GIL, and processes take seconds to start.
+hosts: to resume, start at the next step. (Mixing pairs examples of one host, so that alone depends
+on the number of hosts.) Decoding runs in threads, because OpenCV and Pillow release the GIL, and
+processes take seconds to start.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -14,12 +16,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from jxfer.data import sources, transforms
+from jxfer.data import mixing, sampling, transforms
+from jxfer.data.mixing import Batch
 from jxfer.data.sources import Source
 from jxfer.data.transforms import AugmentConfig, Preprocessing
 from jxfer.errors import UserError
-
-Batch = dict[str, np.ndarray]
 
 # The threads are Grain's: OpenCV's own would compete with them for the same cores.
 cv2.setNumThreads(1)
@@ -32,6 +33,7 @@ def train_batches(
     *,
     batch_size: int,
     seed: int,
+    balanced_sampling: bool = False,
     start_step: int = 0,
     threads: int = 2,
     host: int = 0,
@@ -40,60 +42,69 @@ def train_batches(
     """Endless shuffled, augmented batches; batch k of the iterator is that of `start_step + k`.
 
     Each epoch is a new permutation and batches run across epochs, so none is short, even where the
-    source is smaller than the batch. The batches of all hosts interleave to the one-host batch.
+    source is smaller than the batch. The batches of all hosts interleave to the one-host batch,
+    before mixing.
 
     Args:
       batch_size: over all hosts.
       seed: of the order and the augmentation.
+      balanced_sampling: in the order of `sampling.class_balanced` instead.
       start_step: the first batch to yield.
       threads: that read and decode.
       host: this host's number, below `hosts`.
 
     Yields:
       `image` uint8 `[batch_size // hosts, size, size, 3]` RGB, `label` int32
-      `[batch_size // hosts]`.
+      `[batch_size // hosts]`. With mixup or CutMix also `partner_label` and `own_weight`, as from
+      `mixing.mix`.
 
     Raises:
-      UserError: the hosts cannot share the batch evenly, the source is empty, or, while iterating,
-        an image cannot be read.
+      UserError: the hosts cannot share the batch evenly, the source is empty, a class has no
+        example to balance with, a batch of one is to be mixed, or, while iterating, an image
+        cannot be read.
     """
-    import grain
 
     per_host = _per_host(batch_size, hosts)
     if not len(source):
         raise UserError("the training split holds no image")
-    # Repeated before slicing and batching: hosts stay in step and no batch is short.
+    # Endless before slicing and batching: hosts stay in step and no batch is short.
+    order = sampling.order(source, seed, balanced=balanced_sampling)
     if augment.views is None:
-        order = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
-        dataset = order.random_map(_TrainingView(preprocessing, augment))
+        fresh = _TrainingView(source, preprocessing, augment)
+        views = order.random_map(lambda draw, rng: fresh(draw[0], rng))
     else:
-        view = _StoredView(source, preprocessing, augment, seed)
-        rows = _rows(len(source), augment.views, seed)
-        dataset = rows.map(lambda row: view(*divmod(row, len(source))))
-    dataset = dataset[host::hosts].batch(per_host, drop_remainder=True)
+        stored, count = _StoredView(source, preprocessing, augment, seed), augment.views
+        views = order.map(lambda draw: stored(draw[0], draw[1] % count))
+    dataset = views[host::hosts].batch(per_host, drop_remainder=True)
+    if augment.mixes:
+        if per_host == 1:
+            raise UserError(
+                f"--augment.mixup and --augment.cutmix mix the examples of a host's batch, and "
+                f"batch size {batch_size} gives each host one: raise --batch-size"
+            )
+        mix = functools.partial(mixing.mix, mixup=augment.mixup, cutmix=augment.cutmix)
+        dataset = dataset.random_map(mix)  # on the whole batch, seeded by the step
     return _iterate(dataset[start_step:], threads)
 
 
 def train_rows(
-    examples: int, views: int, *, batch_size: int, seed: int, start_step: int = 0
+    source: Source,
+    views: int,
+    *,
+    batch_size: int,
+    seed: int,
+    balanced_sampling: bool = False,
+    start_step: int = 0,
 ) -> Iterator[np.ndarray]:
     """What the batches of `train_batches` hold, on one host and with `views` views an image.
 
     Yields:
-      int64 `[batch_size]`: view * examples + position in the source.
+      int64 `[batch_size]`: view * len(source) + position in the source.
     """
-    dataset = _rows(examples, views, seed).batch(batch_size, drop_remainder=True)
-    return (dataset[step] for step in itertools.count(start_step))
-
-
-def _rows(examples: int, views: int, seed: int) -> Any:
-    import grain
-
-    def row(position: int, index: int) -> int:
-        return (position // examples) % views * examples + index
-
-    shuffled = grain.MapDataset.range(examples).seed(seed).shuffle()
-    return shuffled.repeat(None).map_with_index(row)
+    order = sampling.order(source, seed, balanced=balanced_sampling)
+    rows = order.map(lambda draw: draw[1] % views * len(source) + draw[0])
+    batches = rows.batch(batch_size, drop_remainder=True)
+    return (batches[step] for step in itertools.count(start_step))
 
 
 def view_batches(
@@ -117,12 +128,11 @@ def view_batches(
 
     rows = len(source) * (augment.distinct_views or 0)
     padded = start_row + -(-(rows - start_row) // batch_size) * batch_size
-    view = _StoredView(source, preprocessing, augment, seed)
+    stored = _StoredView(source, preprocessing, augment, seed)
 
     def example(row: int) -> dict[str, Any]:
-        real = row < rows
-        image = view(*divmod(row if real else 0, len(source)))["image"]
-        return {"image": image, "mask": np.float32(real)}
+        view, index = divmod(row if row < rows else 0, len(source))
+        return {"image": stored(index, view)["image"], "mask": np.float32(row < rows)}
 
     dataset = grain.MapDataset.range(start_row, padded).map(example)
     return _iterate(dataset.batch(batch_size), threads)
@@ -188,10 +198,12 @@ def feature_batches(features: np.ndarray, labels: np.ndarray, batch_size: int) -
 
 @dataclasses.dataclass(frozen=True)
 class _TrainingView:
+    source: Source
     preprocessing: Preprocessing
     augment: AugmentConfig
 
-    def __call__(self, example: sources.Example, rng: np.random.Generator) -> dict[str, Any]:
+    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        example = self.source[index]
         image = transforms.decode(example.image, example.name)
         view = transforms.training_view(image, self.preprocessing, self.augment, rng)
         return {"image": view, "label": np.int32(example.label)}
@@ -206,9 +218,9 @@ class _StoredView:
     augment: AugmentConfig
     seed: int
 
-    def __call__(self, view: int, index: int) -> dict[str, Any]:
+    def __call__(self, index: int, view: int) -> dict[str, Any]:
         rng = np.random.default_rng([self.seed, view, index])
-        return _TrainingView(self.preprocessing, self.augment)(self.source[index], rng)
+        return _TrainingView(self.source, self.preprocessing, self.augment)(index, rng)
 
 
 @dataclasses.dataclass(frozen=True)

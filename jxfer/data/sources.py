@@ -62,6 +62,8 @@ class DataConfig:
     """Part of each class held out for validation, where the data has no val split."""
     per_class: int | None = None
     """Train on this many images of each class, drawn after validation is held out; else on all."""
+    balanced_sampling: bool = False
+    """Draw every class equally often in training; an epoch stays as many images as there are."""
     on_bad_image: Literal["error", "skip"] = "error"
     """Stop at an image that cannot be read, or decode all first and leave such images out."""
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from jxfer.data.randaugment import LARGEST_MAGNITUDE, randaugment
 from jxfer.errors import UserError
 
 # No rotation by EXIF: the published ImageNet accuracies were measured on the stored orientation.
@@ -94,6 +95,14 @@ class AugmentConfig:
     views: int | None = None
     """Draw this many random views of each image and repeat them epoch after epoch, so that the
     output of a frozen part can be kept; a new view each time unless given."""
+    randaugment: tuple[int, int] | None = None
+    """Number of random operations and their magnitude, 0 to 30, such as 2 9 (Cubuk et al. 2020)."""
+    mixup: float = 0.0
+    """Alpha of mixup's Beta, such as 0.2; 0 is off. Training accuracy then counts the label of the
+    image, not of the one mixed in (Zhang et al. 2018)."""
+    cutmix: float = 0.0
+    """Alpha of CutMix's Beta, such as 1.0; 0 is off. With both, each batch takes one of the two
+    (Yun et al. 2019)."""
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale
@@ -105,6 +114,16 @@ class AugmentConfig:
             raise UserError(f"augment: pad_crop must be at least 0 pixels, not {self.pad_crop}")
         if not 0 <= self.colour_jitter <= 1:
             raise UserError(f"augment: colour_jitter must be in [0, 1], not {self.colour_jitter}")
+        operations, magnitude = self.randaugment or (1, 0)
+        if operations < 1 or not 0 <= magnitude <= LARGEST_MAGNITUDE:
+            raise UserError(
+                f"augment: randaugment needs at least 1 operation and a magnitude in "
+                f"[0, {LARGEST_MAGNITUDE}], not {operations} {magnitude}"
+            )
+        for name in ("mixup", "cutmix"):
+            alpha = getattr(self, name)
+            if not 0 <= alpha < math.inf:
+                raise UserError(f"augment: {name} takes a number of at least 0, not {alpha}")
         if self.random_resized_crop and self.pad_crop:
             raise UserError(
                 "augment: random_resized_crop and pad_crop are two ways to crop; turn one off"
@@ -116,12 +135,18 @@ class AugmentConfig:
 
     @property
     def changes_pixels(self) -> bool:
-        """Whether a training view differs from the evaluation view."""
-        return bool(self.random_resized_crop or self.flip or self.pad_crop or self.colour_jitter)
+        """Whether a training view differs from the evaluation view; mixing comes after it."""
+        own = (self.random_resized_crop, self.flip, self.pad_crop, self.colour_jitter)
+        return any(own) or self.randaugment is not None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the images of a batch are mixed with one another."""
+        return bool(self.mixup or self.cutmix)
 
     @property
     def distinct_views(self) -> int | None:
-        """How many views of an image there are in training; None: a new one each time."""
+        """How many views of an image training sees, before mixing; None: a new one each time."""
         return self.views if self.changes_pixels else 1
 
 
@@ -195,7 +220,7 @@ def training_view(
     augment: AugmentConfig,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """A random view: crop, then flip, then colour.
+    """A random view: crop, then flip, then RandAugment, then colour.
 
     Args:
       image: uint8 `[H, W, 3]`.
@@ -217,6 +242,8 @@ def training_view(
         view = padded[top : top + preprocessing.size, left : left + preprocessing.size]
     if augment.flip and rng.random() < 0.5:
         view = view[:, ::-1]
+    if augment.randaugment:
+        view = randaugment(view, *augment.randaugment, rng)
     if augment.colour_jitter:
         view = _jitter(view, augment.colour_jitter, rng)
     return np.ascontiguousarray(view)

@@ -1,9 +1,12 @@
 """Cross-entropy of single-label classification. Pure functions of logits and labels."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jxfer.errors import UserError
 
@@ -14,27 +17,66 @@ class LossConfig:
 
     label_smoothing: float = 0.0
     """Mass spread evenly over all classes (Szegedy et al. 2016, section 7)."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Balanced weighs the images of a class inversely to how many there are in training; the loss
+    of a batch is then divided by the sum of its weights."""
 
     def __post_init__(self) -> None:
+        if self.class_weights not in ("none", "balanced"):
+            raise UserError(
+                f"--loss.class-weights {self.class_weights}: it must be none or balanced"
+            )
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"--loss.label-smoothing {self.label_smoothing}: it must be in [0, 1)")
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-    """Per-example loss, -sum_k q_k log softmax(logits)_k, in nats.
+def balanced_weights(labels: np.ndarray, class_names: Sequence[str]) -> tuple[float, ...]:
+    """The weight n / (K n_k) of each class, as scikit-learn's `balanced`.
+
+    Each class so weighs n / K in total, and an example 1 on average (King & Zeng 2001, "Logistic
+    Regression in Rare Events Data").
+
+    Args:
+      labels: int [n], of the training split.
+      class_names: K of them, by label.
+
+    Raises:
+      UserError: a class has no example.
+    """
+    counts = np.bincount(labels, minlength=len(class_names))
+    if not counts.all():
+        empty = class_names[int(counts.argmin())]
+        raise UserError(
+            f"class {empty} has no training image to weigh: add some, or leave out "
+            "--loss.class-weights"
+        )
+    return tuple((len(labels) / (len(class_names) * counts)).tolist())
+
+
+def cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] | None = None,
+) -> jax.Array:
+    """Per-example loss, -sum_k w_k q_k log softmax(logits)_k, in nats.
 
     q = (1 - s) * onehot(label) + s / K, with s the smoothing and K the number of classes: Szegedy
-    et al. 2016, "Rethinking the Inception Architecture", section 7.
+    et al. 2016, "Rethinking the Inception Architecture", section 7. The weights w stand where
+    PyTorch has them.
 
     Args:
       logits: [B, K] float.
       labels: [B] int.
       label_smoothing: s in [0, 1).
+      class_weights: w, K numbers; all 1 unless given.
 
     Returns:
       [B] float32.
     """
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
+    if class_weights is not None:
+        log_probabilities = log_probabilities * jnp.asarray(class_weights, jnp.float32)[None]
     own = jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)[:, 0]
     uniform = jnp.mean(log_probabilities, axis=-1)
     return -(1.0 - label_smoothing) * own - label_smoothing * uniform

@@ -50,6 +50,11 @@ class TrainConfig:
                 raise UserError(f"--{option} {getattr(self, name):g}: it must be above 0")
         if self.seed < 0:
             raise UserError(f"--seed {self.seed}: it must be at least 0")
+        if self.data.balanced_sampling and self.loss.class_weights != "none":
+            raise UserError(
+                "--data.balanced-sampling and --loss.class-weights both make up for rare classes; "
+                "leave one out"
+            )
 
 
 def to_dict(config: Any) -> dict[str, Any]:

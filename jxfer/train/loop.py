@@ -107,6 +107,7 @@ def _train(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> dict[str, 
         splits.train.class_names,
         total_steps=evaluate_at[-1],
         steps_per_epoch=len(splits.train) / config.batch_size,
+        train=splits.train,
     )
     run = _Run(
         config=config,
@@ -232,6 +233,7 @@ def _train_batches(
         run.config.augment,
         batch_size=run.config.batch_size,
         seed=run.config.seed,
+        balanced_sampling=run.config.data.balanced_sampling,
         start_step=start,
         host=jax.process_index(),
         hosts=jax.process_count(),

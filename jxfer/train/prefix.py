@@ -87,7 +87,9 @@ def choose(plan: Plan, config: TrainConfig, splits: Splits) -> Choice:
     if plan.prefix is None:
         return choice("the first stage trains")
     refusal = ""
-    if views is None:
+    if config.augment.mixes:
+        refusal = "mixing makes new images each time"
+    elif views is None:
         refusal = "each epoch draws new views; --augment.views K would repeat K of them"
     elif jax.process_count() > 1:
         refusal = "there are several hosts"
@@ -144,12 +146,13 @@ class PrefixCache:
         Args:
           start_step: counted from the start of the run.
         """
-        labels = self._splits.train.labels
+        config, labels = self._config, self._splits.train.labels
         for rows in loader.train_rows(
-            len(labels),
+            self._splits.train,
             self._choice.views,
-            batch_size=self._config.batch_size,
-            seed=self._config.seed,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            balanced_sampling=config.data.balanced_sampling,
             start_step=start_step,
         ):
             yield {"features": self._train[rows], "label": labels[rows % len(labels)]}

@@ -11,9 +11,10 @@ import numpy as np
 import optax
 
 from jxfer import trees
+from jxfer.data.readers import Source
 from jxfer.data.transforms import Preprocessing
 from jxfer.errors import UserError
-from jxfer.losses.classification import LossConfig
+from jxfer.losses.classification import LossConfig, balanced_weights
 from jxfer.models.network import POOLED
 from jxfer.models.registry import Model
 from jxfer.train.config import TrainConfig
@@ -57,6 +58,8 @@ class Plan:
     steps_per_epoch: float
     folded: bool
     """The norms were folded into the convolutions: the identity plus a bias."""
+    class_weights: tuple[float, ...] | None = None
+    """Of the loss, by label; None where all weigh the same."""
 
     @functools.cached_property
     def labels(self) -> Tree:
@@ -146,14 +149,23 @@ def _initial_opt_state(plan: Plan, moving: Tree) -> optax.OptState:
 
 
 def set_up(
-    config: TrainConfig, class_names: Sequence[str], total_steps: int, steps_per_epoch: float
+    config: TrainConfig,
+    class_names: Sequence[str],
+    total_steps: int,
+    steps_per_epoch: float,
+    train: Source | None = None,
 ) -> tuple[Pretrained, tuple[Plan, ...]]:
     """Loads the model and plans its training, phase by phase.
+
+    Args:
+      train: the training split; only class weights need it, for its labels.
 
     Raises:
       UserError: a strategy that transfers has no weights to start from; an option has nothing to
         act on; nothing trains, or a new parameter does not; as `create_model`, `strategy.phases`,
-        `strategy.phase_steps`, `labels.label_tree`, `optimizer.schedule`.
+        `strategy.phase_steps`, `labels.label_tree`, `optimizer.schedule`,
+        `classification.balanced_weights`.
+      ValueError: the config asks for class weights, and there is no `train`.
     """
     scratch = config.strategy.name == "scratch"
     if config.model.arch and not config.model.weights and not scratch:
@@ -176,6 +188,11 @@ def set_up(
         per_stage=config.optimizer.per_stage,
     )
     lengths = strategy.phase_steps(phases, config.epochs, total_steps, steps_per_epoch)
+    class_weights = None
+    if config.loss.class_weights == "balanced":
+        if train is None:
+            raise ValueError("class weights need the training split")
+        class_weights = balanced_weights(train.labels, class_names)
     plans = tuple(
         Plan(
             model=pretrained.model,
@@ -186,6 +203,7 @@ def set_up(
             total_steps=steps,
             steps_per_epoch=steps_per_epoch,
             folded=pretrained.folded,
+            class_weights=class_weights,
         )
         for phase, steps in zip(phases, lengths, strict=True)
     )

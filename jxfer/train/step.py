@@ -17,7 +17,8 @@ from jxfer.trees import Tree
 
 Batch = dict[str, jax.Array]
 """`image` uint8 [B, H, W, 3], or `features` [B, ...] for a step that begins `after` an output, and
-`label` int32 [B]; in evaluation also `mask` float32 [B]."""
+`label` int32 [B]; in evaluation also `mask` float32 [B], in training with mixup or CutMix
+`partner_label` int32 [B] and `own_weight` float32 [B]."""
 
 
 def make_train_step(
@@ -26,24 +27,27 @@ def make_train_step(
     """One step of gradient descent.
 
     Only the trainable subtree is differentiated, so the backward pass ends where the frozen part
-    begins, whatever stands around the optimizer. The returned sums are over all devices.
+    begins, whatever stands around the optimizer. The returned sums are over all devices; of a mixed
+    image they count `label`.
 
     Args:
       after: the output that the batch holds as `features`; None: it holds images.
     """
-    smoothing = plan.loss.label_smoothing
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         moving, frozen = trees.split(state.params, plan.moves)
         inputs = _inputs(batch, plan.preprocessing, after)
         keys = _example_keys(state, len(inputs)) if plan.drops else None
+        mean_weight = _mean_weight(plan, batch)
 
         def objective(moving: Tree) -> tuple[jax.Array, tuple[Tree, Sums]]:
             variables = {"params": trees.merge(moving, frozen), "batch_stats": state.batch_stats}
             outputs, batch_stats = plan.model.apply(
                 variables, inputs, plan.train_layers, keys, after
             )
-            losses = cross_entropy(outputs["logits"], batch["label"], smoothing)
+            losses = _losses(plan, outputs["logits"], batch)
+            if mean_weight is not None:
+                losses = losses / mean_weight
             sums = training_sums(losses, outputs["logits"], batch["label"])
             return jnp.mean(losses), (batch_stats, sums)
 
@@ -64,6 +68,36 @@ def make_train_step(
         return new_state, jax.lax.psum(sums, AXIS)
 
     return train_step
+
+
+def _losses(plan: Plan, logits: jax.Array, batch: Batch) -> jax.Array:
+    """Weighted cross-entropy [B] of a training batch."""
+
+    def loss(labels: jax.Array) -> jax.Array:
+        return cross_entropy(logits, labels, plan.loss.label_smoothing, plan.class_weights)
+
+    return _mixed(batch, loss)
+
+
+def _mean_weight(plan: Plan, batch: Batch) -> jax.Array | None:
+    """Mean weight of the global batch's labels: a scalar, the same on all devices.
+
+    The losses over it have as their mean that of PyTorch's weighted cross-entropy, sum_i w_i l_i /
+    sum_i w_i, whatever the number of devices.
+    """
+    if plan.class_weights is None:
+        return None
+    weights = jnp.asarray(plan.class_weights, jnp.float32)
+    return jax.lax.pmean(jnp.mean(_mixed(batch, lambda labels: weights[labels])), AXIS)
+
+
+def _mixed(batch: Batch, by_label: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """A figure [B] of the batch's labels, mixed where they are: w f(label) + (1 - w) f(partner)."""
+    own = by_label(batch["label"])
+    if "partner_label" not in batch:
+        return own
+    weight = batch["own_weight"]
+    return weight * own + (1 - weight) * by_label(batch["partner_label"])
 
 
 def _example_keys(state: TrainState, examples: int) -> jax.Array:

@@ -160,7 +160,7 @@ def test_threads_end_with_the_iterator(source):
 def test_stored_views_repeat_by_epoch(source):
     few = AugmentConfig(pad_crop=2, flip=True, views=2)
     batches = train_batches(source, SMALL, few, batch_size=33, seed=3)
-    rows = train_rows(33, 2, batch_size=33, seed=3)
+    rows = train_rows(source, 2, batch_size=33, seed=3)
     seen = {}
     for epoch in range(4):
         batch, row = next(batches), next(rows)
@@ -176,21 +176,32 @@ def test_one_order_for_new_views_stored_views_and_rows(source):
     """So that a run takes the same batches with a cache and without one."""
     fresh = take(source, 12)
     stored = AugmentConfig(pad_crop=2, views=1)
-    rows = itertools.islice(train_rows(33, 1, batch_size=6, seed=0), 12)
+    rows = itertools.islice(train_rows(source, 1, batch_size=6, seed=0), 12)
     batches = train_batches(source, SMALL, stored, batch_size=6, seed=0)
     for batch, again, row in zip(fresh, batches, rows, strict=False):
         np.testing.assert_array_equal(batch["label"], again["label"])
         np.testing.assert_array_equal(batch["label"], source.labels[row])
     unchanged = train_batches(source, SMALL, AugmentConfig(), batch_size=6, seed=0)
-    row = next(train_rows(33, 1, batch_size=6, seed=0))
+    row = next(train_rows(source, 1, batch_size=6, seed=0))
     views = [transforms.decode(source[i].image, "")[:, 1:11] for i in row]
     np.testing.assert_array_equal(next(unchanged)["image"], views)
 
 
+def test_a_stored_view_counts_the_draws_of_its_own_class_when_balanced(source):
+    """Of 20, 10 and 3 examples, 33 draws a class make 1.65, 3.3 and 11 passes."""
+    rows = train_rows(source, 4, batch_size=99, seed=0, balanced_sampling=True)
+    drawn = next(rows)
+    labels = source.labels[drawn % 33]
+    np.testing.assert_array_equal(np.bincount(labels), [33, 33, 33])
+    for label, size in enumerate((20, 10, 3)):
+        views = drawn[labels == label] // 33
+        np.testing.assert_array_equal(views, np.arange(33) // size % 4)
+
+
 @pytest.mark.parametrize("start", [0, 7])
-def test_rows_resume_at_a_step(start):
-    whole = list(itertools.islice(train_rows(33, 2, batch_size=6, seed=0), 20))
-    tail = train_rows(33, 2, batch_size=6, seed=0, start_step=start)
+def test_rows_resume_at_a_step(start, source):
+    whole = list(itertools.islice(train_rows(source, 2, batch_size=6, seed=0), 20))
+    tail = train_rows(source, 2, batch_size=6, seed=0, start_step=start)
     np.testing.assert_array_equal(list(itertools.islice(tail, 20 - start)), whole[start:])
 
 
@@ -201,7 +212,7 @@ def test_every_view_once_in_the_order_of_the_rows(start_row, source):
     images = np.concatenate([batch["image"][batch["mask"] > 0] for batch in batches])
     assert len(images) == 66 - start_row
     batch = next(train_batches(source, SMALL, few, batch_size=33, seed=3))
-    row = next(train_rows(33, 2, batch_size=33, seed=3))
+    row = next(train_rows(source, 2, batch_size=33, seed=3))
     for key, image in zip(row, batch["image"], strict=True):
         if key >= start_row:
             np.testing.assert_array_equal(images[key - start_row], image)

@@ -45,6 +45,13 @@ def test_few_are_balanced_and_nested():
     assert (np.diff(four) > 0).all()
 
 
+def test_few_depend_on_their_seed_alone():
+    labels, names = LABELS[LABELS < 2], ("a", "b")
+    draws = [subsets.few_per_class(labels, names, 5, seed) for seed in (3, 3, 4)]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert (draws[0] != draws[2]).any()
+
+
 def test_too_few_names_the_class():
     with pytest.raises(UserError, match=r"class c has 4 training images.*per-class 5") as error:
         subsets.few_per_class(LABELS, ("a", "b", "c", "d"), 5, seed=0)

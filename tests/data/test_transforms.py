@@ -234,6 +234,12 @@ def test_normalise_equals_numpy(order, shape):
         (lambda: AugmentConfig(crop_scale=(0.5, 0.1)), "crop_scale .* 0.5 0.1"),
         (lambda: AugmentConfig(pad_crop=-1), "pad_crop .* -1"),
         (lambda: AugmentConfig(colour_jitter=2.0), "colour_jitter .* 2.0"),
+        (lambda: AugmentConfig(randaugment=(0, 9)), "at least 1 operation .* 0 9"),
+        (lambda: AugmentConfig(randaugment=(2, 31)), r"magnitude in \[0, 30\], not 2 31"),
+        (lambda: AugmentConfig(randaugment=(2, -1)), "magnitude .* 2 -1"),
+        (lambda: AugmentConfig(mixup=-0.1), "mixup .* -0.1"),
+        (lambda: AugmentConfig(mixup=float("nan")), "mixup .* nan"),
+        (lambda: AugmentConfig(cutmix=float("inf")), "cutmix .* inf"),
         (
             lambda: AugmentConfig(random_resized_crop=True, pad_crop=4),
             "random_resized_crop and pad_crop",

@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 
-from jxfer.losses.classification import cross_entropy
+from jxfer.losses.classification import LossConfig, balanced_weights, cross_entropy
 
 
 @pytest.fixture(scope="module")
@@ -14,9 +15,13 @@ def batch():
     return logits, rng.integers(0, 7, 16)
 
 
-def torchs(logits, labels, label_smoothing, reduction="none"):
+def torchs(logits, labels, label_smoothing, reduction="none", weights=None):
     return torch.nn.functional.cross_entropy(
-        logits, torch.tensor(labels), label_smoothing=label_smoothing, reduction=reduction
+        logits,
+        torch.tensor(labels),
+        weight=None if weights is None else torch.tensor(weights),
+        label_smoothing=label_smoothing,
+        reduction=reduction,
     )
 
 
@@ -55,3 +60,32 @@ def test_half_precision_logits_give_a_float32_loss():
     assert losses.dtype == jnp.float32
     theirs = torchs(torch.tensor([[1.0, 2.0, 3.0]]), [2], 0.0)
     np.testing.assert_allclose(losses, theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_each_examples_weighted_loss_is_torchs(batch, label_smoothing):
+    logits, labels = batch
+    weights = (0.5, 3.0, 1.0, 0.1, 2.0, 1.5, 0.7)
+    index = jnp.asarray(labels, jnp.int32)
+    ours = cross_entropy(jnp.asarray(logits), index, label_smoothing, weights)
+    theirs = torchs(torch.tensor(logits), labels, label_smoothing, weights=weights)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_balanced_weights_are_scikit_learns():
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3], [100, 50, 4, 1]))
+    found = balanced_weights(labels, "abcd")
+    expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
+    assert found == pytest.approx(expected, rel=1e-15)
+    assert found == (155 / 400, 155 / 200, 155 / 16, 155 / 4)
+    hash(found)  # part of a plan
+
+
+def test_a_class_without_examples_has_no_weight(one_line):
+    with one_line("class ants has no training image", "--loss.class-weights"):
+        balanced_weights(np.array([0, 2, 2]), ("bees", "ants", "cats"))
+
+
+def test_unknown_class_weights_are_refused(one_line):
+    with one_line("--loss.class-weights inverse", "none or balanced"):
+        LossConfig(class_weights="inverse")

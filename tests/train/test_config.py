@@ -20,8 +20,15 @@ FULL = TrainConfig(
     model=ModelConfig(weights="somewhere", through="stage2", image_size=64),
     strategy=StrategyConfig("partial", "stage1"),
     optimizer=OptimizerConfig(name="adamw", lr=1e-3, backbone_lr=3e-5, clip_norm=1.0),
-    augment=AugmentConfig(flip=True, random_resized_crop=True, crop_scale=(0.2, 0.9)),
-    loss=LossConfig(label_smoothing=0.1),
+    augment=AugmentConfig(
+        flip=True,
+        random_resized_crop=True,
+        crop_scale=(0.2, 0.9),
+        randaugment=(2, 9),
+        mixup=0.2,
+        cutmix=1.0,
+    ),
+    loss=LossConfig(label_smoothing=0.1, class_weights="balanced"),
     epochs=0.1,
     seed=7,
     zoo="my/zoo",
@@ -44,6 +51,13 @@ FULL = TrainConfig(
 def test_a_value_out_of_range_is_named_with_its_option(field, value, option, one_line):
     with one_line(option, "must be"):
         TrainConfig(DIGITS, **{field: value})
+
+
+def test_rare_classes_are_made_up_for_once(one_line):
+    with one_line("--data.balanced-sampling", "--loss.class-weights"):
+        TrainConfig(
+            DataConfig("digits", balanced_sampling=True), loss=LossConfig(class_weights="balanced")
+        )
 
 
 @pytest.mark.parametrize("config", [TrainConfig(DIGITS), FULL], ids=["defaults", "everything"])

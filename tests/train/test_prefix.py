@@ -83,6 +83,7 @@ def test_the_forms_count_every_view(make_config):
     [
         ({"mode": "off"}, "it is off"),
         ({"augment": AugmentConfig(flip=True)}, "new views"),
+        ({"augment": AugmentConfig(mixup=0.2)}, "mixing makes new images"),
         ({"augment": AugmentConfig(flip=True, views=3)}, "too few passes"),
         ({"epochs": 1.0}, "too few passes"),
         ({"max_gb": 1e-6}, "more than --cache.max-gb"),

@@ -10,19 +10,24 @@ import jax
 import pytest
 
 from jxfer.data.sources import DataConfig
+from jxfer.data.transforms import AugmentConfig
 from jxfer.models.heads import HeadConfig
 from jxfer.train import loop, run_folder
 from jxfer.zoo.pretrained import ModelConfig
 
 
 @pytest.fixture(scope="module")
-def config(small_config):
+def config(small_config, images):
     """18 steps, 2.25 an epoch: lines, checkpoints and epochs end at different steps.
 
-    With dropout, whose masks have to come back too.
+    With dropout, mixing and balanced sampling, whose draws have to come back too.
     """
     model = ModelConfig(arch="resnet20", through="stage1", classifier=HeadConfig(dropout=0.25))
-    return small_config(model=model, epochs=8.0, eval_every=4.0, checkpoint_every=6)
+    augment = AugmentConfig(flip=True, pad_crop=2, randaugment=(2, 9), mixup=0.2, cutmix=1.0)
+    data = DataConfig(f"folder:{images}", balanced_sampling=True)
+    return small_config(
+        data=data, model=model, augment=augment, epochs=8.0, eval_every=4.0, checkpoint_every=6
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,58 @@
+"""The endless order of the training examples: shuffled, or every class equally often.
+
+After `readers`, before `loader`. An order is an infinite `grain.MapDataset` of draws (position in
+the source, how often that example was drawn before). Draw i depends on the seed and i alone. It is
+seeded for the random operations that follow.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from jxfer.data.readers import Source
+from jxfer.errors import UserError
+
+
+def order(source: Source, seed: int, *, balanced: bool = False) -> Any:
+    """The order of a seed: a new permutation each epoch, or that of `class_balanced`."""
+    import grain
+
+    if balanced:
+        return class_balanced(source, seed)
+    shuffled = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
+    return shuffled.map_with_index(lambda draw, index: (int(index), draw // len(source)))
+
+
+def class_balanced(source: Source, seed: int) -> Any:
+    """Every class equally often, and within a class every example.
+
+    With K classes, each run of K draws from a multiple of K on holds every class once, in a new
+    random order. The draws of a class of n examples go through a new permutation of them every n
+    draws. So a small class repeats its examples sooner; nothing is left out of a large one.
+
+    Raises:
+      UserError: a class has no example.
+    """
+    import grain
+
+    classes = len(source.class_names)
+    counts = np.bincount(source.labels, minlength=classes)
+    if not counts.all():
+        empty = source.class_names[int(counts.argmin())]
+        raise UserError(
+            f"class {empty} has no training image to draw: add some, or leave out "
+            "--data.balanced-sampling"
+        )
+    by_class = np.split(np.argsort(source.labels, kind="stable"), np.cumsum(counts)[:-1])
+    seeds = np.random.SeedSequence(seed).generate_state(classes)
+    draws = [
+        grain.MapDataset.source(members).shuffle(seed=int(class_seed)).repeat(None)
+        for members, class_seed in zip(by_class, seeds, strict=True)
+    ]
+
+    def draw(number: int, label: int) -> tuple[int, int]:
+        of_class = number // classes
+        return int(draws[label][of_class]), of_class // int(counts[label])
+
+    labels = grain.MapDataset.range(classes).seed(seed).shuffle().repeat(None)
+    return labels.map_with_index(draw)
