@@ -9,6 +9,7 @@ from jxfer.data.sources import DataConfig
 from jxfer.data.transforms import AugmentConfig
 from jxfer.errors import UserError
 from jxfer.losses.classification import LossConfig
+from jxfer.losses.regularise import RegulariseConfig
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo.pretrained import ModelConfig
@@ -24,6 +25,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
+    regularise: RegulariseConfig = RegulariseConfig()
     epochs: float = 10.0
     """Passes over the training split."""
     batch_size: int = 32
@@ -48,6 +50,11 @@ class TrainConfig:
                 raise UserError(f"--{option} {getattr(self, name):g}: it must be above 0")
         if self.seed < 0:
             raise UserError(f"--seed {self.seed}: it must be at least 0")
+        if self.regularise.l2_sp and self.optimizer.weight_decay:
+            raise UserError(
+                "--regularise.l2-sp pulls to the start and --optimizer.weight-decay to zero: set "
+                "--optimizer.weight-decay 0, and --regularise.l2-sp-head for the new parameters"
+            )
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -23,21 +23,29 @@ def make_train_step(plan: Plan) -> Callable[[TrainState, Batch], tuple[TrainStat
     """One step of gradient descent.
 
     Only the trainable subtree is differentiated, so the backward pass ends where the frozen part
-    begins, whatever stands around the optimizer. The returned sums are over all devices.
+    begins, whatever stands around the optimizer. The returned sums are over all devices. The step
+    takes `reference`, from `Plan.reference`, where a regulariser acts.
     """
     smoothing = plan.loss.label_smoothing
+    regularisers = plan.regularisers
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+    def train_step(
+        state: TrainState, batch: Batch, reference: Tree | None = None
+    ) -> tuple[TrainState, Sums]:
         moving, frozen = trees.split(state.params, plan.moves)
         images = normalise(batch["image"], plan.preprocessing)
         keys = _example_keys(state, len(images)) if plan.drops else None
+        reference = reference or {}
+        features = regularisers.reference_features(state.variables, reference, images)
 
         def objective(moving: Tree) -> tuple[jax.Array, tuple[Tree, Sums]]:
-            variables = {"params": trees.merge(moving, frozen), "batch_stats": state.batch_stats}
+            params = trees.merge(moving, frozen)
+            variables = {"params": params, "batch_stats": state.batch_stats}
             outputs, batch_stats = plan.model.apply(variables, images, plan.train_layers, keys)
             losses = cross_entropy(outputs["logits"], batch["label"], smoothing)
-            sums = training_sums(losses, outputs["logits"], batch["label"])
-            return jnp.mean(losses), (batch_stats, sums)
+            terms = regularisers.terms(params, outputs, batch["label"], reference, features)
+            sums = training_sums(losses, outputs["logits"], batch["label"], terms)
+            return sum(terms.values(), start=jnp.mean(losses)), (batch_stats, sums)
 
         gradients, (batch_stats, sums) = jax.grad(objective, has_aux=True)(moving)
         gradients = jax.lax.pmean(gradients, AXIS)
@@ -73,6 +81,24 @@ def make_eval_step(model: Model, preprocessing: Preprocessing) -> Callable[[Tree
         return jax.lax.psum(evaluation_sums(losses, logits, batch["label"], batch["mask"]), AXIS)
 
     return eval_step
+
+
+def make_class_sums_step(
+    model: Model, preprocessing: Preprocessing, classes: int
+) -> Callable[[Tree, Batch], Sums]:
+    """Sums over all devices of the softmax probabilities [classes, K] and examples [classes]."""
+    predict = make_predict_step(model, preprocessing)
+
+    def class_sums_step(variables: Tree, batch: Batch) -> Sums:
+        labels, mask = batch["label"], batch["mask"]
+        probabilities = jax.nn.softmax(predict(variables, batch)) * mask[:, None]
+        sums = {
+            "probabilities": jax.ops.segment_sum(probabilities, labels, classes),
+            "examples": jax.ops.segment_sum(mask.astype(jnp.int32), labels, classes),
+        }
+        return jax.lax.psum(sums, AXIS)
+
+    return class_sums_step
 
 
 def make_predict_step(
