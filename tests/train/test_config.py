@@ -6,6 +6,7 @@ import pytest
 from jxfer.data.sources import DataConfig
 from jxfer.data.transforms import AugmentConfig
 from jxfer.losses.classification import LossConfig
+from jxfer.losses.regularise import RegulariseConfig
 from jxfer.train import config as configs
 from jxfer.train import run_folder
 from jxfer.train.config import TrainConfig
@@ -22,6 +23,7 @@ FULL = TrainConfig(
     optimizer=OptimizerConfig(name="adamw", lr=1e-3, backbone_lr=3e-5, clip_norm=1.0),
     augment=AugmentConfig(flip=True, random_resized_crop=True, crop_scale=(0.2, 0.9)),
     loss=LossConfig(label_smoothing=0.1),
+    regularise=RegulariseConfig(delta=0.1, bss=0.001, bss_k=2),
     epochs=0.1,
     seed=7,
     zoo="my/zoo",
