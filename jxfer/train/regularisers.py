@@ -176,13 +176,24 @@ class Regularisers:
         return frozenset(trees.flatten(self.model.shapes()["params"]))
 
 
-def check(phases: Sequence[Regularisers], strategy: str) -> None:
+def check(phases: Sequence[Regularisers], strategy: str, batch_size: int) -> None:
     """Refuses what would do nothing.
 
     Raises:
-      UserError: a field of the config is on and acts in no phase.
+      UserError: a field of the config is on and acts in no phase; as
+        `regularise.batch_spectral_shrinkage`.
     """
     never = set(phases[0].idle).intersection(*(phase.idle for phase in phases))
     for name in sorted(never):
         reason = phases[-1].idle[name]
         raise UserError(f"{option(name)} under {strategy}: {reason}; leave it out")
+    config, model = phases[0].config, phases[0].model
+
+    def shrinkage(variables: Tree, images: jax.Array) -> jax.Array:
+        pooled = model.apply(variables, images)[0]["pooled"]
+        return regularise.batch_spectral_shrinkage(pooled, config.bss_k)
+
+    if config.bss:  # now, not when the run folder belongs to this config
+        size = model.architecture.preprocessing.size
+        images = jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.float32)
+        jax.eval_shape(shrinkage, model.shapes(), images)

@@ -255,7 +255,7 @@ def _check_plans(config: TrainConfig, pretrained: Pretrained, plans: Sequence[Pl
             "--strategy.frozen-norms adapt: the norms of these weights are folded into the "
             "convolutions and have no statistics to adapt; leave it out"
         )
-    regularisers.check([plan.regularisers for plan in plans], name)
+    regularisers.check([plan.regularisers for plan in plans], name, config.batch_size)
     labels = {label for plan in plans for label in trees.flatten(plan.labels).values()}
     if config.optimizer.layer_decay is not None and labels.isdisjoint(_by_stage(stages)):
         raise UserError(

@@ -275,6 +275,11 @@ def test_a_regulariser_with_nothing_to_act_on_is_refused(
         prepare(make_config(config, strategy))
 
 
+def test_more_singular_values_than_a_batch_has_are_refused(make_config, one_line):
+    with one_line("--regularise.bss-k 17", "16 examples of 32 features", "lower it"):
+        prepare(make_config(RegulariseConfig(bss=0.1, bss_k=17)))
+
+
 def test_co_tuning_needs_the_classifier_of_the_stage_that_is_built(make_config, entries, one_line):
     model = ModelConfig(weights=entries["standard"], through="stage1")
     with one_line("--regularise.co-tuning needs", "on the last stage"):
