@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jxfer.data.transforms import AugmentConfig as AugmentConfig
     from jxfer.errors import UserError as UserError
     from jxfer.losses.classification import LossConfig as LossConfig
+    from jxfer.losses.regularise import RegulariseConfig as RegulariseConfig
     from jxfer.models.registry import list_architectures as list_architectures
     from jxfer.train.config import TrainConfig as TrainConfig
     from jxfer.train.loop import run_config as run_config
@@ -37,6 +38,7 @@ _HOMES = {
     "ModelConfig": "jxfer.zoo.pretrained",
     "OptimizerConfig": "jxfer.transfer.optimizer",
     "Pretrained": "jxfer.zoo.pretrained",
+    "RegulariseConfig": "jxfer.losses.regularise",
     "StrategyConfig": "jxfer.transfer.strategy",
     "TrainConfig": "jxfer.train.config",
     "UserError": "jxfer.errors",

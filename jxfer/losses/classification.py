@@ -1,7 +1,7 @@
 """Cross-entropy of single-label classification. Pure functions of logits and labels."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import jax
@@ -80,3 +80,22 @@ def cross_entropy(
     own = jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)[:, 0]
     uniform = jnp.mean(log_probabilities, axis=-1)
     return -(1.0 - label_smoothing) * own - label_smoothing * uniform
+
+
+def mixed_loss(
+    batch: Mapping[str, jax.Array], by_label: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """w f(label) + (1 - w) f(partner_label) where a batch is mixed, else f(label).
+
+    Args:
+      batch: `label` int [B]; of mixup or CutMix also `partner_label` int [B], `own_weight` w [B].
+      by_label: f, from labels [B] to a figure of each example.
+
+    Returns:
+      [B] float32.
+    """
+    own = by_label(batch["label"])
+    if "partner_label" not in batch:
+        return own
+    weight = batch["own_weight"]
+    return weight * own + (1 - weight) * by_label(batch["partner_label"])

@@ -109,7 +109,7 @@ class Checkpoints:
         return None
 
     def restore_variables(self, step: int, like: Like) -> Tree:
-        """Parameters and statistics of one step, on the host.
+        """Parameters and statistics of one step as evaluation takes them, on the host.
 
         Raises:
           UserError: the step is missing, damaged or of other shapes.
@@ -122,7 +122,7 @@ class Checkpoints:
                 f"{self._folder}: checkpoint {step}, the best by validation, is damaged ({error}); "
                 "remove the run folder and train again"
             ) from error
-        return {"params": state.params, "batch_stats": state.batch_stats}
+        return state.variables
 
     def _restore(self, step: int, like: Like) -> tuple[TrainState, dict[str, Any]]:
         try:

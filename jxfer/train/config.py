@@ -9,6 +9,7 @@ from jxfer.data.sources import DataConfig
 from jxfer.data.transforms import AugmentConfig
 from jxfer.errors import UserError
 from jxfer.losses.classification import LossConfig
+from jxfer.losses.regularise import RegulariseConfig
 from jxfer.train.feature_store import CacheConfig
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
@@ -25,6 +26,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
+    regularise: RegulariseConfig = RegulariseConfig()
     cache: CacheConfig = CacheConfig()
     epochs: float = 10.0
     """Passes over the training split."""
@@ -54,6 +56,11 @@ class TrainConfig:
             raise UserError(
                 "--data.balanced-sampling and --loss.class-weights both make up for rare classes; "
                 "leave one out"
+            )
+        if self.regularise.l2_sp and self.optimizer.weight_decay:
+            raise UserError(
+                "--regularise.l2-sp pulls to the start and --optimizer.weight-decay to zero: set "
+                "--optimizer.weight-decay 0, and --regularise.l2-sp-head for the new parameters"
             )
 
 

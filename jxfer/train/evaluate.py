@@ -13,6 +13,7 @@ from jxfer.data.transforms import Preprocessing
 from jxfer.models.registry import Model
 from jxfer.train import metrics, parallel, step
 from jxfer.trees import Tree
+from jxfer.zoo.pretrained import SOURCE_HEAD, Pretrained
 
 T = TypeVar("T")
 
@@ -80,6 +81,22 @@ class Evaluator:
         shifted = np.exp(logits - logits.max(-1, keepdims=True))
         return shifted / shifted.sum(-1, keepdims=True)
 
+    def class_probabilities(self, variables: Tree, source: Source) -> np.ndarray:
+        """Mean softmax probabilities of the examples of each class, [classes, K] float32.
+
+        Rows follow `source.class_names`; that of a class without examples is zero.
+
+        Args:
+          variables: replicated, as from `parallel.replicate`.
+        """
+        classes = len(source.class_names)
+        make = functools.partial(step.make_class_sums_step, classes=classes)
+        class_sums = parallel.compile_step(make(self._model, self._preprocessing))
+        results = (class_sums(variables, batch) for batch in self._batches(source))
+        total = metrics.add(parallel.fetch(result) for result in one_late(results))
+        counts = np.maximum(total["examples"], 1)[:, None]
+        return (total["probabilities"] / counts).astype(np.float32)
+
     def _batch_of(self, examples: int) -> int:
         # A source smaller than a batch makes one batch of its own size.
         devices = jax.device_count()
@@ -96,6 +113,18 @@ class Evaluator:
         return parallel.shard(
             {name: array for name, array in batch.items() if name != "index"} for batch in batches
         )
+
+
+def source_relationship(pretrained: Pretrained, source: Source, batch_size: int) -> Tree:
+    """Co-Tuning's `{"relationship": p(source class | class) [K_t, K_s]}` of the training split.
+
+    One pass over its evaluation view; {} where the source's head does not train.
+    """
+    if SOURCE_HEAD not in pretrained.variables["params"]:
+        return {}
+    model, variables = pretrained.as_source()
+    evaluator = Evaluator(model, pretrained.preprocessing, batch_size)
+    return {"relationship": evaluator.class_probabilities(parallel.replicate(variables), source)}
 
 
 def one_late(results: Iterable[T]) -> Iterator[T]:

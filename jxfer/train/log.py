@@ -76,12 +76,14 @@ class TrainingLog:
                 f"the training loss became {loss} in the line of metrics that ends at step {step}; "
                 "lower --optimizer.lr or set --optimizer.clip-norm, in a new run folder"
             )
+        others = sorted(total.keys() - {"loss", "correct", "examples"})
         speed = examples / self.clock.lap()
         index = step - 1 - self._start
         self._writers.write(
             step,
             {"epoch": step / self._steps_per_epoch, "phase": self._phase}
             | {"train_loss": loss, "train_accuracy": accuracy}
+            | {f"train_{name}": float(total[name]) / examples for name in others}
             | {f"lr/{label}": float(rates[index]) for label, rates in self._rates.items()}
             | {"images_per_second": speed},
         )

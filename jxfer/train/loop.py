@@ -18,7 +18,7 @@ from jxfer.errors import UserError
 from jxfer.train import parallel, prefix, run_folder, summary
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.config import TrainConfig
-from jxfer.train.evaluate import Evaluator
+from jxfer.train.evaluate import Evaluator, source_relationship
 from jxfer.train.log import TrainingLog
 from jxfer.train.metrics import Evaluation
 from jxfer.train.phases import Course
@@ -159,6 +159,7 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
         _log.warning("%s resumes from step %d of %d", run.folder, start, course.steps)
     if start == course.steps:
         return progress, 0
+    relationship = source_relationship(run.pretrained, run.splits.train, config.batch_size)
     with Writers(run.folder, start) as writers, ProgressBar(course.steps, start, run.quiet) as bar:
         for index in range(course.index(start + 1), len(course.plans)):
             plan, before, end = course.plans[index], course.start(index), course.ends[index]
@@ -168,13 +169,14 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
             cache = _fill_cache(run, index, host_state)
             batches = parallel.shard(_train_batches(run, cache, first - 1))
             state = parallel.replicate(host_state)
+            reference = parallel.replicate(plan.reference(run.pretrained.variables) | relationship)
             train_step = _compiled_train_step(plan, cache.after if cache else None)
             log = TrainingLog(writers, bar, plan, before, progress["open_sums"])
             clock = Clock()
             for step in range(first, end + 1):
                 batch = next(batches)
                 seconds["data_wait"] += clock.lap()
-                state, sums = train_step(state, batch)
+                state, sums = train_step(state, batch, reference)
                 if step == first:
                     jax.block_until_ready(sums)
                     seconds["compile"] += clock.lap()
@@ -188,11 +190,10 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
                     log.flush()
                 seconds["step"] += clock.lap()
                 if evaluating:
-                    variables = {"params": state.params, "batch_stats": state.batch_stats}
                     if cache:
-                        result = cache.evaluate(run.evaluator, variables)
+                        result = cache.evaluate(run.evaluator, state.variables)
                     else:
-                        result = run.evaluator.evaluate(variables, run.splits.val)
+                        result = run.evaluator.evaluate(state.variables, run.splits.val)
                     best.update(step, result)
                     figures = {f"val_{k}": v for k, v in dataclasses.asdict(result).items()}
                     place = {"epoch": step / plan.steps_per_epoch, "phase": plan.phase.name}

@@ -11,12 +11,21 @@ import numpy as np
 Sums = dict[str, Any]  # name -> array; two of them add leaf by leaf
 
 
-def training_sums(losses: jax.Array, logits: jax.Array, labels: jax.Array) -> Sums:
-    """Sums of a training batch: losses [B], logits [B, K], labels [B]."""
-    return {
+def training_sums(
+    losses: jax.Array,
+    logits: jax.Array,
+    labels: jax.Array,
+    terms: Mapping[str, jax.Array] | None = None,
+) -> Sums:
+    """Sums of a training batch: losses [B], logits [B, K], labels [B].
+
+    A term of the objective besides the loss is a mean over the batch, so it counts B times.
+    """
+    examples = labels.shape[0]
+    return {name: examples * term for name, term in (terms or {}).items()} | {
         "loss": jnp.sum(losses),
         "correct": jnp.sum(jnp.argmax(logits, -1) == labels),
-        "examples": jnp.int32(labels.shape[0]),
+        "examples": jnp.int32(examples),
     }
 
 
@@ -47,11 +56,12 @@ def evaluation_sums(
 
 
 def add(parts: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Adds sums on the host: losses in float64, counts in int64."""
+    """Adds sums on the host: those of floats, such as losses, in float64; counts in int64."""
     total: dict[str, np.ndarray] = {}
     for part in parts:
         for name, value in part.items():
-            wide = np.asarray(value, np.float64 if name == "loss" else np.int64)
+            array = np.asarray(value)
+            wide = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
             total[name] = total[name] + wide if name in total else wide
     return total
 

@@ -15,15 +15,21 @@ from jxfer.data.readers import Source
 from jxfer.data.transforms import Preprocessing
 from jxfer.errors import UserError
 from jxfer.losses.classification import LossConfig, balanced_weights
+from jxfer.losses.regularise import RegulariseConfig
 from jxfer.models.network import POOLED
 from jxfer.models.registry import Model
+from jxfer.train import regularisers
 from jxfer.train.config import TrainConfig
 from jxfer.train.parallel import AXIS
+from jxfer.train.regularisers import Regularisers
 from jxfer.transfer import labels as label_rules
 from jxfer.transfer import optimizer, strategy
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.trees import Tree
-from jxfer.zoo.pretrained import Pretrained, create_model
+from jxfer.zoo.pretrained import SOURCE_HEAD, Pretrained, create_model
+
+_SOURCE_LABEL = f"{label_rules.LOW_LR}/{SOURCE_HEAD}"
+"""A label of its own, since the head begins to train with the backbone, in whichever phase."""
 
 
 @jax.tree_util.register_dataclass
@@ -43,6 +49,12 @@ class TrainState:
     """Of the dropout masks, uint32 scalar; stays what it is. Data, so that runs that differ by
     their seed share one program."""
 
+    @property
+    def variables(self) -> Tree:
+        """Of the network alone, as evaluation and the exported model have it."""
+        params = {name: part for name, part in self.params.items() if name != SOURCE_HEAD}
+        return {"params": params, "batch_stats": self.batch_stats}
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -60,11 +72,40 @@ class Plan:
     """The norms were folded into the convolutions: the identity plus a bias."""
     class_weights: tuple[float, ...] | None = None
     """Of the loss, by label; None where all weigh the same."""
+    regularise: RegulariseConfig = RegulariseConfig()
+    pretrained: frozenset[str] = frozenset()
+    """Paths of the parameters that were loaded; read by the regularisers."""
+    source_head: tuple[int, int] | None = None
+    """For Co-Tuning: shape [C, K] of the source's head, which trains beside the new one."""
+
+    @functools.cached_property
+    def shapes(self) -> Tree:
+        """Of every parameter, the source's head among them."""
+        shapes = dict(self.model.shapes()["params"])
+        if self.source_head is not None:
+            kernel = jax.ShapeDtypeStruct(self.source_head, jnp.float32)
+            bias = jax.ShapeDtypeStruct(self.source_head[1:], jnp.float32)
+            shapes[SOURCE_HEAD] = {"kernel": kernel, "bias": bias}
+        return shapes
 
     @functools.cached_property
     def labels(self) -> Tree:
-        """A label for every parameter."""
-        return label_rules.label_tree(self.model.shapes()["params"], self.phase.rules)
+        """A label for every parameter.
+
+        The source's head moves as the backbone does, and where it does: alone it changes nothing.
+        """
+        labels = label_rules.label_tree(self.model.shapes()["params"], self.phase.rules)
+        if self.source_head is not None:
+            moving = {path.partition("/")[0] for path in label_rules.trainable(labels)}
+            moves = not moving.isdisjoint(self.model.stages)
+            label = _SOURCE_LABEL if moves else label_rules.FROZEN
+            labels[SOURCE_HEAD] = {"kernel": label, "bias": label}
+        return labels
+
+    @functools.cached_property
+    def regularisers(self) -> Regularisers:
+        """What pulls the network to its start in this phase."""
+        return Regularisers(self.regularise, self.model, self.pretrained, self.trainable)
 
     @functools.cached_property
     def trainable(self) -> frozenset[str]:
@@ -109,7 +150,14 @@ class Plan:
         rates = optimizer.schedules(
             self.optimizer, self.total_steps, self.steps_per_epoch, self.model.stages
         )
+        rates[_SOURCE_LABEL] = rates[label_rules.LOW_LR]
         return {label: rates[label] for label in sorted(moving)}
+
+    @functools.cached_property
+    def peaks(self) -> dict[str, float]:
+        """Peak learning rate of each label that may train."""
+        peaks = self.optimizer.peaks(self.model.stages)
+        return {_SOURCE_LABEL: peaks[label_rules.LOW_LR], **peaks}
 
     @functools.cached_property
     def transform(self) -> optax.GradientTransformation:
@@ -135,6 +183,10 @@ class Plan:
             opt_state=_initial_opt_state(self, moving),
             seed=jnp.asarray(seed % 2**32, jnp.uint32),
         )
+
+    def reference(self, variables: Tree) -> Tree:
+        """What the step's regularisers need of `variables`, those that were loaded."""
+        return self.regularisers.reference(variables, self.adapts)
 
     def frozen_leaves(self, state: TrainState) -> dict[str, np.ndarray]:
         """The leaves that training must not change, statistics included."""
@@ -181,6 +233,8 @@ def set_up(
         sync_axis=AXIS if config.sync_bn else None,
         zoo=config.zoo,
     )
+    if config.regularise.co_tuning:
+        pretrained = pretrained.with_source_head()
     phases = strategy.phases(
         config.strategy,
         pretrained.model.stages,
@@ -193,6 +247,11 @@ def set_up(
         if train is None:
             raise ValueError("class weights need the training split")
         class_weights = balanced_weights(train.labels, class_names)
+    prefix = "params/"
+    loaded = frozenset(
+        path.removeprefix(prefix) for path in pretrained.report.loaded if path.startswith(prefix)
+    )
+    source_head = pretrained.variables["params"].get(SOURCE_HEAD)
     plans = tuple(
         Plan(
             model=pretrained.model,
@@ -204,6 +263,9 @@ def set_up(
             steps_per_epoch=steps_per_epoch,
             folded=pretrained.folded,
             class_weights=class_weights,
+            regularise=config.regularise,
+            pretrained=loaded,
+            source_head=source_head["kernel"].shape if source_head else None,
         )
         for phase, steps in zip(phases, lengths, strict=True)
     )
@@ -225,6 +287,7 @@ def _check_plans(config: TrainConfig, pretrained: Pretrained, plans: Sequence[Pl
             "--strategy.frozen-norms adapt: the norms of these weights are folded into the "
             "convolutions and have no statistics to adapt; leave it out"
         )
+    regularisers.check([plan.regularisers for plan in plans], name, config.batch_size)
     labels = {label for plan in plans for label in trees.flatten(plan.labels).values()}
     if config.optimizer.layer_decay is not None and labels.isdisjoint(_by_stage(stages)):
         raise UserError(

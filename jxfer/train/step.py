@@ -8,7 +8,7 @@ import optax
 
 from jxfer import trees
 from jxfer.data.transforms import Preprocessing, normalise
-from jxfer.losses.classification import cross_entropy
+from jxfer.losses.classification import cross_entropy, mixed_loss
 from jxfer.models.registry import Model
 from jxfer.train.metrics import Sums, evaluation_sums, training_sums
 from jxfer.train.parallel import AXIS, example_indices
@@ -28,28 +28,36 @@ def make_train_step(
 
     Only the trainable subtree is differentiated, so the backward pass ends where the frozen part
     begins, whatever stands around the optimizer. The returned sums are over all devices; of a mixed
-    image they count `label`.
+    image they count `label`. The step takes `reference`, from `Plan.reference`, where a regulariser
+    acts.
 
     Args:
       after: the output that the batch holds as `features`; None: it holds images.
     """
+    regularisers = plan.regularisers
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+    def train_step(
+        state: TrainState, batch: Batch, reference: Tree | None = None
+    ) -> tuple[TrainState, Sums]:
         moving, frozen = trees.split(state.params, plan.moves)
         inputs = _inputs(batch, plan.preprocessing, after)
         keys = _example_keys(state, len(inputs)) if plan.drops else None
         mean_weight = _mean_weight(plan, batch)
+        reference = reference or {}
+        features = regularisers.reference_features(state.variables, reference, inputs, after)
 
         def objective(moving: Tree) -> tuple[jax.Array, tuple[Tree, Sums]]:
-            variables = {"params": trees.merge(moving, frozen), "batch_stats": state.batch_stats}
+            params = trees.merge(moving, frozen)
+            variables = {"params": params, "batch_stats": state.batch_stats}
             outputs, batch_stats = plan.model.apply(
                 variables, inputs, plan.train_layers, keys, after
             )
             losses = _losses(plan, outputs["logits"], batch)
             if mean_weight is not None:
                 losses = losses / mean_weight
-            sums = training_sums(losses, outputs["logits"], batch["label"])
-            return jnp.mean(losses), (batch_stats, sums)
+            terms = regularisers.terms(params, outputs, batch, reference, features)
+            sums = training_sums(losses, outputs["logits"], batch["label"], terms)
+            return sum(terms.values(), start=jnp.mean(losses)), (batch_stats, sums)
 
         gradients, (batch_stats, sums) = jax.grad(objective, has_aux=True)(moving)
         gradients = jax.lax.pmean(gradients, AXIS)
@@ -76,7 +84,7 @@ def _losses(plan: Plan, logits: jax.Array, batch: Batch) -> jax.Array:
     def loss(labels: jax.Array) -> jax.Array:
         return cross_entropy(logits, labels, plan.loss.label_smoothing, plan.class_weights)
 
-    return _mixed(batch, loss)
+    return mixed_loss(batch, loss)
 
 
 def _mean_weight(plan: Plan, batch: Batch) -> jax.Array | None:
@@ -88,16 +96,7 @@ def _mean_weight(plan: Plan, batch: Batch) -> jax.Array | None:
     if plan.class_weights is None:
         return None
     weights = jnp.asarray(plan.class_weights, jnp.float32)
-    return jax.lax.pmean(jnp.mean(_mixed(batch, lambda labels: weights[labels])), AXIS)
-
-
-def _mixed(batch: Batch, by_label: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """A figure [B] of the batch's labels, mixed where they are: w f(label) + (1 - w) f(partner)."""
-    own = by_label(batch["label"])
-    if "partner_label" not in batch:
-        return own
-    weight = batch["own_weight"]
-    return weight * own + (1 - weight) * by_label(batch["partner_label"])
+    return jax.lax.pmean(jnp.mean(mixed_loss(batch, lambda labels: weights[labels])), AXIS)
 
 
 def _example_keys(state: TrainState, examples: int) -> jax.Array:
@@ -125,6 +124,24 @@ def make_eval_step(
         return jax.lax.psum(evaluation_sums(losses, logits, batch["label"], batch["mask"]), AXIS)
 
     return eval_step
+
+
+def make_class_sums_step(
+    model: Model, preprocessing: Preprocessing, classes: int
+) -> Callable[[Tree, Batch], Sums]:
+    """Sums over all devices of the softmax probabilities [classes, K] and examples [classes]."""
+    predict = make_predict_step(model, preprocessing)
+
+    def class_sums_step(variables: Tree, batch: Batch) -> Sums:
+        labels, mask = batch["label"], batch["mask"]
+        probabilities = jax.nn.softmax(predict(variables, batch)) * mask[:, None]
+        sums = {
+            "probabilities": jax.ops.segment_sum(probabilities, labels, classes),
+            "examples": jax.ops.segment_sum(mask.astype(jnp.int32), labels, classes),
+        }
+        return jax.lax.psum(sums, AXIS)
+
+    return class_sums_step
 
 
 def make_predict_step(

@@ -43,7 +43,7 @@ def print_start(splits: Splits, pretrained: Pretrained, strategy: str, course: C
     rows = [("phase", "steps", "group", "parameters", "peak learning rate", "optimizer bytes")]
     for plan, end in zip(course.plans, course.ends, strict=True):
         counts, memory = parameters_by_label(plan), optimizer_bytes(course.like(end))
-        peaks = plan.optimizer.peaks(model.stages)
+        peaks = plan.peaks
         for label, count in counts.items():
             if count:
                 rate = "-" if label == FROZEN else f"{peaks[label]:.3g}"
@@ -55,9 +55,9 @@ def print_start(splits: Splits, pretrained: Pretrained, strategy: str, course: C
 def parameters_by_label(plan: Plan) -> dict[str, int]:
     """Number of parameters under each label, those that do not occur in the plan left out."""
     labels = trees.flatten(plan.labels)
-    order = (FROZEN, *plan.optimizer.peaks(plan.model.stages))
+    order = (FROZEN, *plan.peaks)
     counts = {label: 0 for label in order if label in labels.values()}
-    for path, leaf in trees.flatten(plan.model.shapes()["params"]).items():
+    for path, leaf in trees.flatten(plan.shapes).items():
         counts[labels[path]] += int(np.prod(leaf.shape))
     return counts
 

@@ -20,6 +20,9 @@ from jxfer.zoo.report import Report
 from jxfer.zoo.reuse import fresh_parts
 from jxfer.zoo.transplant import transplant
 
+SOURCE_HEAD = "source_head"
+"""Name among the parameters of the weights' own classifier where it trains beside a new one."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -53,6 +56,43 @@ class Pretrained:
     report: Report
     card: Card | None
     """The card of the weights, or of the entry that only gave the architecture."""
+    source_head: Tree = dataclasses.field(default_factory=dict)
+    """The classifier that a new head replaced: `kernel` [C, K] and `bias` [K] on `pooled`. Empty
+    where the weights have none of that form on the last stage that is built."""
+
+    def with_source_head(self) -> "Pretrained":
+        """With the classifier that the new head replaced as the parameters `source_head`.
+
+        Raises:
+          UserError: there is none.
+        """
+        if not self.source_head:
+            raise UserError(
+                "--regularise.co-tuning needs the weights' own classifier beside a new head: a "
+                "linear one, of named classes, on the last stage that is built; leave it out"
+            )
+        params = self.variables["params"] | {SOURCE_HEAD: self.source_head}
+        ours, theirs = (
+            {f"params/{head}/{leaf}" for leaf in self.source_head}
+            for head in (SOURCE_HEAD, "head/linear")
+        )
+        report = dataclasses.replace(
+            self.report,
+            loaded=tuple(sorted({*self.report.loaded, *ours})),
+            dropped=tuple(path for path in self.report.dropped if path not in theirs),
+        )
+        return dataclasses.replace(
+            self, variables=self.variables | {"params": params}, report=report
+        )
+
+    def as_source(self) -> tuple[registry.Model, Tree]:
+        """The network as the weights have it, with `source_head` as its head, and its variables."""
+        head = self.source_head
+        params = {name: self.variables["params"][name] for name in self.model.stages}
+        model = registry.create(
+            self.model.architecture.name, len(head["bias"]), through=self.model.stages[-1]
+        )
+        return model, self.variables | {"params": params | {"head": {"linear": head}}}
 
     @property
     def folded(self) -> bool:
@@ -132,10 +172,19 @@ def create_model(
             reuse=config.reuse,
         )
         report = dataclasses.replace(report, dropped=(*left_behind, *report.dropped))
-        return Pretrained(model, variables, preprocessing, report, card)
+        kept = {} if config.reuse or config.head == "keep" else _classifier(model, card, source)
+        return Pretrained(model, variables, preprocessing, report, card, kept)
     if config.head == "keep":
         raise UserError("--model.head keep needs pretrained weights; scratch has none")
     variables = model.init(seed)
     dropped = (*left_behind, *trees.flatten(source)) if source is not None else ()
     report = Report(loaded=(), reinitialised=tuple(trees.flatten(variables)), dropped=dropped)
     return Pretrained(model, variables, preprocessing, report, card)
+
+
+def _classifier(model: registry.Model, card: Card, source: Tree) -> Tree:
+    """See `Pretrained.source_head`."""
+    last = card.through or model.architecture.stages[-1]
+    if not card.class_names or card.head.kind != "linear" or last != model.stages[-1]:
+        return {}
+    return source["params"]["head"]["linear"]

@@ -6,6 +6,7 @@ import pytest
 from jxfer.data.sources import DataConfig
 from jxfer.data.transforms import AugmentConfig
 from jxfer.losses.classification import LossConfig
+from jxfer.losses.regularise import RegulariseConfig
 from jxfer.train import config as configs
 from jxfer.train import run_folder
 from jxfer.train.config import TrainConfig
@@ -29,6 +30,7 @@ FULL = TrainConfig(
         cutmix=1.0,
     ),
     loss=LossConfig(label_smoothing=0.1, class_weights="balanced"),
+    regularise=RegulariseConfig(delta=0.1, bss=0.001, bss_k=2),
     epochs=0.1,
     seed=7,
     zoo="my/zoo",

@@ -12,6 +12,7 @@ import pytest
 from jxfer import trees
 from jxfer.data.transforms import CIFAR, normalise
 from jxfer.losses.classification import LossConfig
+from jxfer.losses.regularise import RegulariseConfig
 from jxfer.models import registry
 from jxfer.train import parallel, step
 from jxfer.train.state import Plan, TrainState
@@ -25,8 +26,10 @@ LABELS = jax.ShapeDtypeStruct((PER_DEVICE,), jnp.int32)
 DEPTHS = ("stem", "stage1", "stage2", "stage3")
 
 
-def make_plan(name, freeze_through=None, through=None):
+def make_plan(name, freeze_through=None, through=None, regularise=RegulariseConfig()):
+    """A plan; with a regulariser, of a backbone that is pretrained."""
     model = registry.create("resnet20", 3, through=through)
+    backbone = (p for p in trees.flatten(model.shapes()["params"]) if not p.startswith("head/"))
     (phase,) = phases(StrategyConfig(name, freeze_through), model.stages)
     return Plan(
         model=model,
@@ -37,6 +40,8 @@ def make_plan(name, freeze_through=None, through=None):
         total_steps=10,
         steps_per_epoch=5.0,
         folded=False,
+        regularise=regularise,
+        pretrained=frozenset(backbone),
     )
 
 
@@ -52,12 +57,12 @@ def step_flops(plan):
         seed=jax.ShapeDtypeStruct((), jnp.uint32),
     )
     devices = jax.local_device_count()
-    state, batch = jax.tree.map(
+    arguments = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((devices, *leaf.shape), leaf.dtype),
-        (state, {"image": IMAGES, "label": LABELS}),
+        (state, {"image": IMAGES, "label": LABELS}, plan.reference(shapes)),
     )
     train_step = parallel.compile_step(step.make_train_step(plan))
-    return train_step.lower(state, batch).compile().cost_analysis()["flops"]
+    return train_step.lower(*arguments).compile().cost_analysis()["flops"]
 
 
 def jit_flops(function, *arguments):
@@ -214,3 +219,27 @@ def test_our_step_is_immune_to_what_stands_around_the_optimizer(probe, trap):
     labels, _ = trees.split(probe.labels, probe.moves)
     planted = plant(probe, transform=trap(labels))
     assert step_flops(planted) == pytest.approx(forward_flops(probe), rel=0.02)
+
+
+def test_l2_sp_leaves_the_backward_pass_of_what_is_frozen_away():
+    """A difference, a square, a sum and the gradient's share: a few FLOPs a parameter."""
+    pulled = make_plan("partial", "stem", "stage1", RegulariseConfig(l2_sp=0.1))
+    plain = case_flops("partial", "stem", "stage1")
+    assert plain < step_flops(pulled) < plain + 10 * trees.size(pulled.model.shapes()["params"])
+
+
+def test_delta_runs_the_start_through_what_trains_and_through_nothing_else():
+    """The frozen stem is computed once for both networks, and not differentiated."""
+    plan = make_plan("partial", "stem", "stage1", RegulariseConfig(delta=0.1))
+    plain = case_flops("partial", "stem", "stage1")
+    stem = registry.create("resnet20", None, through="stage1")
+    stem = dataclasses.replace(stem, stages=("stem",), module=stem.module.copy(stages=("stem",)))
+
+    def forward(variables, images):
+        return stem.apply(variables, images)[0]["stem"]
+
+    images = jax.ShapeDtypeStruct((PER_DEVICE, 32, 32, 3), jnp.float32)
+    shapes = plan.model.shapes()
+    shapes = {kind: {"stem": shapes[kind]["stem"]} for kind in shapes}
+    start = forward_flops(plan) - jit_flops(forward, shapes, images)
+    assert step_flops(plan) == pytest.approx(plain + start, rel=0.02)
