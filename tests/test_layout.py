@@ -57,6 +57,7 @@ ORDER = [
     "train.config",
     "train.parallel",
     "train.metrics",
+    "train.selection",
     "train.state",
     "train.phases",
     "train.step",

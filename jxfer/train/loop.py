@@ -18,8 +18,8 @@ from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import Evaluator
 from jxfer.train.log import TrainingLog
-from jxfer.train.metrics import Evaluation
 from jxfer.train.phases import Course
+from jxfer.train.selection import Best, out_of_patience
 from jxfer.train.state import Plan, set_up
 from jxfer.train.step import make_train_step
 from jxfer.train.writers import Clock, ProgressBar, Writers
@@ -64,18 +64,6 @@ def evaluation_steps(config: TrainConfig, examples: int) -> list[int]:
     return sorted({end for end in ends if end < total} | {total})
 
 
-@dataclasses.dataclass
-class _Best:
-    """The best evaluation so far; the first of equals."""
-
-    step: int | None = None
-    correct: int = -1
-
-    def update(self, step: int, result: Evaluation) -> None:
-        if result.correct > self.correct:
-            self.step, self.correct = step, result.correct
-
-
 @dataclasses.dataclass(frozen=True)
 class _Run:
     """What stays the same from the first step to the summary."""
@@ -91,11 +79,18 @@ class _Run:
     commit: str | None
     quiet: bool
 
+    def is_over(self, best: Best, step: int) -> bool:
+        """Whether that was the last step, planned or for want of patience."""
+        before = self.course.start(len(self.course.plans) - 1)
+        return step == self.course.steps or out_of_patience(
+            self.config.patience, self.evaluate_at, best, step, before
+        )
+
 
 def _train(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> dict[str, Any]:
     whole = Clock()
     commit = summary.commit()  # of the code that is about to run, whatever is committed meanwhile
-    parallel.check_batch(config.batch_size)
+    parallel.check_batch(config.batch_size, config.accumulate)
     splits = loader.load_splits(config.data)
     evaluate_at = evaluation_steps(config, len(splits.train))
     pretrained, plans = set_up(
@@ -120,22 +115,23 @@ def _train(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> dict[str, 
     if not quiet:
         summary.print_start(splits, pretrained, config.strategy.name, run.course)
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        progress, images = _take_steps(run, checkpoints)
+        progress, steps, images = _take_steps(run, checkpoints)
         variables = checkpoints.restore_variables(progress["best"]["step"], run.course.like)
-    return _finish(run, progress, variables, images, whole)
+    return _finish(run, progress, steps, variables, images, whole)
 
 
-def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], int]:
+def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], int, int]:
     """Takes the steps that are left.
 
     Returns:
-      (what the last checkpoint says of the run's progress; the number of images trained on).
+      (what the last checkpoint says of the run's progress; the steps of the whole run; the number
+      of images trained on).
     """
     config, course, seconds = run.config, run.course, run.seconds
     restored = checkpoints.restore_latest(course.like)
     empty: dict[str, Any] = {"best": {}, "open_sums": [], "frozen_unchanged": []}
     host_state, progress = restored or (course.initial, empty)
-    best = _Best(**progress["best"])
+    best = Best(**progress["best"])
     start = int(host_state.step)
     data = {
         "classes": list(run.splits.train.class_names),
@@ -149,8 +145,8 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
         )
     if restored:
         _log.warning("%s resumes from step %d of %d", run.folder, start, course.steps)
-    if start == course.steps:
-        return progress, 0
+    if run.is_over(best, start):
+        return progress, start, 0
     batches = parallel.shard(
         loader.train_batches(
             run.splits.train,
@@ -190,23 +186,25 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
                     log.flush()
                 seconds["step"] += clock.lap()
                 if evaluating:
-                    variables = {"params": state.params, "batch_stats": state.batch_stats}
-                    result = run.evaluator.evaluate(variables, run.splits.val)
+                    result = run.evaluator.evaluate(state.variables, run.splits.val)
                     best.update(step, result)
                     figures = {f"val_{k}": v for k, v in dataclasses.asdict(result).items()}
                     place = {"epoch": step / plan.steps_per_epoch, "phase": plan.phase.name}
                     writers.write(step, place | figures)
                     seconds["eval"] += clock.lap()
+                over = evaluating and run.is_over(best, step)
                 if saving:
                     host_state = parallel.fetch(state)
                     progress |= {"best": dataclasses.asdict(best), "open_sums": log.open_sums()}
-                    if step == end:
+                    if step == end or over:
                         unchanged = course.frozen_unchanged(host_state)
                         progress["frozen_unchanged"] = [*progress["frozen_unchanged"], unchanged]
                     checkpoints.save(host_state, progress)
                     clock.lap()
                     log.clock.lap()
-    return progress, (course.steps - start) * config.batch_size
+                if over:
+                    break
+    return progress, step, (step - start) * config.batch_size
 
 
 @functools.lru_cache(maxsize=8)
@@ -215,7 +213,7 @@ def _compiled_train_step(plan: Plan) -> Callable[..., Any]:
 
 
 def _finish(
-    run: _Run, progress: dict[str, Any], variables: Tree, images: int, whole: Clock
+    run: _Run, progress: dict[str, Any], steps: int, variables: Tree, images: int, whole: Clock
 ) -> dict[str, Any]:
     """Reads the test split, once, and writes what the run leaves behind; the summary comes last."""
     test = None
@@ -229,6 +227,7 @@ def _finish(
         run.config.strategy.name,
         run.course,
         best=progress["best"],
+        steps=steps,
         test=test,
         frozen_unchanged=progress["frozen_unchanged"],
         commit=run.commit,

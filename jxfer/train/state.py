@@ -39,6 +39,16 @@ class TrainState:
     seed: jax.Array
     """Of the dropout masks, uint32 scalar; stays what it is. Data, so that runs that differ by
     their seed share one program."""
+    ema: Tree = dataclasses.field(default_factory=dict)
+    """Moving averages of `Plan.training_leaves`, float32; empty where there are none."""
+
+    @property
+    def variables(self) -> Tree:
+        """What is evaluated and saved as the model: averages where `ema` holds them."""
+        variables = {"params": self.params, "batch_stats": self.batch_stats}
+        if not self.ema:
+            return variables
+        return trees.unflatten(trees.flatten(variables) | trees.flatten(self.ema))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +65,10 @@ class Plan:
     steps_per_epoch: float
     folded: bool
     """The norms were folded into the convolutions: the identity plus a bias."""
+    accumulate: int = 1
+    """Micro-batches of each device and step."""
+    ema_decay: float | None = None
+    """None keeps no averages."""
 
     @functools.cached_property
     def labels(self) -> Tree:
@@ -117,7 +131,20 @@ class Plan:
             batch_stats=variables.get("batch_stats", {}),  # stored trees have no empty ones
             opt_state=_initial_opt_state(self, moving),
             seed=jnp.asarray(seed % 2**32, jnp.uint32),
+            ema=self.training_leaves(variables) if self.ema_decay is not None else {},
         )
+
+    def training_leaves(self, variables: Tree) -> Tree:
+        """The leaves that training changes, statistics included, as timm's ModelEmaV3 has them.
+
+        Args:
+          variables: no "batch_stats" is the same as empty ones.
+        """
+        params, _ = trees.split(variables["params"], self.moves)
+        batch_stats, _ = trees.split(variables.get("batch_stats", {}), self.adapts)
+        return {
+            kind: tree for kind, tree in (("params", params), ("batch_stats", batch_stats)) if tree
+        }
 
     def frozen_leaves(self, state: TrainState) -> dict[str, np.ndarray]:
         """The leaves that training must not change, statistics included."""
@@ -155,6 +182,10 @@ def set_up(
         sync_axis=AXIS if config.sync_bn else None,
         zoo=config.zoo,
     )
+    pretrained = dataclasses.replace(
+        pretrained,
+        model=dataclasses.replace(pretrained.model, compute_dtype=config.compute_dtype),
+    )
     phases = strategy.phases(
         config.strategy,
         pretrained.model.stages,
@@ -172,6 +203,8 @@ def set_up(
             total_steps=steps,
             steps_per_epoch=steps_per_epoch,
             folded=pretrained.folded,
+            accumulate=config.accumulate,
+            ema_decay=config.ema_decay,
         )
         for phase, steps in zip(phases, lengths, strict=True)
     )

@@ -1,6 +1,8 @@
 """The pure train and eval steps, written for one device with collectives over `parallel.AXIS`."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,9 @@ from jxfer.trees import Tree
 Batch = dict[str, jax.Array]
 """`image` uint8 [B, H, W, 3], `label` int32 [B]; in evaluation also `mask` float32 [B]."""
 
+_Gradients = tuple[Tree, tuple[Tree, Sums]]  # gradients, (new batch_stats, sums)
+_Differentiate = Callable[[Tree, Batch, jax.Array | None], _Gradients]
+
 
 def make_train_step(plan: Plan) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
     """One step of gradient descent.
@@ -29,17 +34,23 @@ def make_train_step(plan: Plan) -> Callable[[TrainState, Batch], tuple[TrainStat
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         moving, frozen = trees.split(state.params, plan.moves)
-        images = normalise(batch["image"], plan.preprocessing)
-        keys = _example_keys(state, len(images)) if plan.drops else None
+        keys = _example_keys(state, len(batch["label"])) if plan.drops else None
 
-        def objective(moving: Tree) -> tuple[jax.Array, tuple[Tree, Sums]]:
-            variables = {"params": trees.merge(moving, frozen), "batch_stats": state.batch_stats}
-            outputs, batch_stats = plan.model.apply(variables, images, plan.train_layers, keys)
-            losses = cross_entropy(outputs["logits"], batch["label"], smoothing)
-            sums = training_sums(losses, outputs["logits"], batch["label"])
-            return jnp.mean(losses), (batch_stats, sums)
+        def differentiate(batch_stats: Tree, batch: Batch, keys: jax.Array | None) -> _Gradients:
+            images = normalise(batch["image"], plan.preprocessing)
 
-        gradients, (batch_stats, sums) = jax.grad(objective, has_aux=True)(moving)
+            def objective(moving: Tree) -> tuple[jax.Array, tuple[Tree, Sums]]:
+                variables = {"params": trees.merge(moving, frozen), "batch_stats": batch_stats}
+                outputs, moved = plan.model.apply(variables, images, plan.train_layers, keys)
+                losses = cross_entropy(outputs["logits"], batch["label"], smoothing)
+                sums = training_sums(losses, outputs["logits"], batch["label"])
+                return jnp.mean(losses), (moved, sums)
+
+            return jax.grad(objective, has_aux=True)(moving)
+
+        whole = plan.accumulate == 1
+        take = differentiate if whole else _by_parts(differentiate, plan, moving)
+        gradients, (batch_stats, sums) = take(state.batch_stats, batch, keys)
         gradients = jax.lax.pmean(gradients, AXIS)
         updates, opt_state = plan.transform.update(gradients, state.opt_state, moving)
         moving = optax.apply_updates(moving, updates)
@@ -51,10 +62,45 @@ def make_train_step(plan: Plan) -> Callable[[TrainState, Batch], tuple[TrainStat
             batch_stats=trees.merge(jax.lax.pmean(moved, AXIS), stored),
             opt_state=opt_state,
             seed=state.seed,
+            ema=state.ema,
         )
+        if plan.ema_decay is not None:
+            values = plan.training_leaves(
+                {"params": new_state.params, "batch_stats": new_state.batch_stats}
+            )
+            ema = optax.incremental_update(values, state.ema, 1 - plan.ema_decay)
+            new_state = dataclasses.replace(new_state, ema=ema)
         return new_state, jax.lax.psum(sums, AXIS)
 
     return train_step
+
+
+def _by_parts(differentiate: _Differentiate, plan: Plan, moving: Tree) -> _Differentiate:
+    """`differentiate` of one micro-batch after another, in the memory of one.
+
+    All parts are of one size, so the mean of their gradients is that of the whole batch. Statistics
+    that move go from part to part.
+    """
+
+    def differentiate_parts(batch_stats: Tree, batch: Batch, keys: jax.Array | None) -> _Gradients:
+        parts = jax.tree.map(
+            lambda leaf: leaf.reshape(plan.accumulate, -1, *leaf.shape[1:]), (batch, keys)
+        )
+        adapting, stored = trees.split(batch_stats, plan.adapts)
+
+        def add(carry: tuple[Tree, Tree], part: Any) -> tuple[tuple[Tree, Tree], Sums]:
+            total, adapting = carry
+            gradients, (moved, sums) = differentiate(trees.merge(adapting, stored), *part)
+            adapting, _ = trees.split(moved, plan.adapts)
+            return (jax.tree.map(jnp.add, total, gradients), adapting), sums
+
+        zeros = jax.tree.map(jnp.zeros_like, moving)
+        (total, adapting), sums = jax.lax.scan(add, (zeros, adapting), parts)
+        gradients = jax.tree.map(lambda leaf: leaf / plan.accumulate, total)
+        sums = jax.tree.map(lambda leaf: jnp.sum(leaf, 0), sums)
+        return gradients, (trees.merge(adapting, stored), sums)
+
+    return differentiate_parts
 
 
 def _example_keys(state: TrainState, examples: int) -> jax.Array:
