@@ -1,7 +1,6 @@
 """Gradient accumulation: the same step in less memory, without a backward pass where none is due."""
 
 import dataclasses
-import functools
 
 import jax
 import numpy as np
@@ -9,55 +8,9 @@ import pytest
 
 from jxfer import trees
 from jxfer.data.transforms import CIFAR
-from jxfer.losses.classification import LossConfig
-from jxfer.models import registry
 from jxfer.models.heads import HeadConfig
 from jxfer.train import parallel, step
-from jxfer.train.state import Plan
-from jxfer.transfer.optimizer import OptimizerConfig
-from jxfer.transfer.strategy import StrategyConfig, phases
-
-BATCH = 16
-
-
-def make_plan(name="full", head=HeadConfig(), accumulate=1, **fields):
-    model = registry.create("resnet20", 3, through="stage1", head=head)
-    (phase,) = phases(StrategyConfig(name), model.stages)
-    return Plan(
-        model=model,
-        preprocessing=CIFAR,
-        phase=phase,
-        optimizer=OptimizerConfig(lr=0.5, clip_norm=1.0),
-        loss=LossConfig(label_smoothing=0.1),
-        total_steps=10,
-        steps_per_epoch=5.0,
-        accumulate=accumulate,
-        **{"folded": True, **fields},
-    )
-
-
-def draw_batch(size=8):
-    rng = np.random.default_rng(0)
-    return {
-        "image": rng.integers(0, 256, (BATCH, size, size, 3), dtype=np.uint8),
-        "label": rng.integers(0, 3, BATCH).astype(np.int32),
-    }
-
-
-@functools.cache
-def compiled(plan):
-    return jax.jit(jax.vmap(step.make_train_step(plan), axis_name=parallel.AXIS))
-
-
-def train(plan, steps=2):
-    """State and last sums after a few steps of one device."""
-    state = jax.tree.map(
-        lambda leaf: np.asarray(leaf)[None], plan.initial_state(plan.model.init(0), 3)
-    )
-    batch = {name: array[None] for name, array in draw_batch().items()}
-    for _ in range(steps):
-        state, sums = compiled(plan)(state, batch)
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[0], (state, sums))
+from tests.train.steps import BATCH, draw_batch, make_plan, train
 
 
 @pytest.mark.parametrize(
@@ -69,7 +22,9 @@ def train(plan, steps=2):
 )
 def test_four_parts_take_the_step_of_the_whole_batch(name, head):
     """The norms run on their stored averages; each example keeps its own dropout mask."""
-    (one, sums), (four, sums_of_four) = (train(make_plan(name, head, n)) for n in (1, 4))
+    (one, sums), (four, sums_of_four) = (
+        train(make_plan(name, head=head, folded=True, accumulate=n), steps=2)[-1] for n in (1, 4)
+    )
     found, wanted = trees.flatten(four.params), trees.flatten(one.params)
     for path, leaf in wanted.items():
         np.testing.assert_allclose(found[path], leaf, rtol=1e-4, atol=1e-6, err_msg=path)
@@ -82,9 +37,9 @@ def test_four_parts_take_the_step_of_the_whole_batch(name, head):
 
 def test_batchnorm_normalises_each_part_and_its_averages_follow_part_by_part():
     """Two parts move the averages as two passes over them, each of momentum 0.9, would."""
-    plan = make_plan("scratch", accumulate=2, folded=False)
+    plan = make_plan("scratch", accumulate=2)
     assert plan.train_layers
-    state, _ = train(plan, steps=1)
+    ((state, _),) = train(plan, steps=1)
     variables = plan.model.init(0)
     images = step.normalise(draw_batch()["image"], CIFAR)
     apply = jax.jit(plan.model.apply, static_argnums=2)
@@ -105,7 +60,7 @@ def programs(accumulate):
     """The compiled steps of a linear probe and of full fine-tuning, 16 images of 32 px a device."""
     found = []
     for name in ("linear_probe", "full"):
-        plan = make_plan(name, accumulate=accumulate)
+        plan = make_plan(name, folded=True, accumulate=accumulate)
         state = jax.eval_shape(plan.initial_state, plan.model.shapes())
         state, batch = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((8, *leaf.shape), leaf.dtype),
