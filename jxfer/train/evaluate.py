@@ -47,7 +47,7 @@ class Evaluator:
           variables: replicated, as from `parallel.replicate`.
         """
         results = (self._eval_step(variables, batch) for batch in self._batches(source))
-        sums = [parallel.fetch(result) for result in _one_late(results)]
+        sums = [parallel.fetch(result) for result in one_late(results)]
         return metrics.evaluation(metrics.add(sums))
 
     def probabilities(self, variables: Tree, source: Source) -> np.ndarray:
@@ -77,7 +77,7 @@ class Evaluator:
         )
 
 
-def _one_late(results: Iterable[T]) -> Iterator[T]:
+def one_late(results: Iterable[T]) -> Iterator[T]:
     """Yields each result once the next is under way, so that the device always has work.
 
     More than two would fill the device's memory with their batches, and starve XLA's threads where

@@ -103,9 +103,7 @@ class Plan:
     def rates(self) -> dict[str, optax.Schedule]:
         """Learning rate by step for each label that trains."""
         moving = {label for path, label in trees.flatten(self.labels).items() if self.moves(path)}
-        rates = optimizer.schedules(
-            self.optimizer, self.total_steps, self.steps_per_epoch, self.model.stages
-        )
+        rates = self.schedules()
         return {label: rates[label] for label in sorted(moving)}
 
     @functools.cached_property
@@ -113,6 +111,12 @@ class Plan:
         """The optimizer, over the trainable leaves alone."""
         moving, _ = trees.split(self.labels, self.moves)
         return optimizer.build(self.optimizer, moving, self.rates)
+
+    def schedules(self) -> dict[str, optax.Schedule]:
+        """Learning rate by step for each label that could train."""
+        return optimizer.schedules(
+            self.optimizer, self.total_steps, self.steps_per_epoch, self.model.stages
+        )
 
     def moves(self, path: str) -> bool:
         """Whether a parameter moves."""

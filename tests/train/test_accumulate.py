@@ -1,4 +1,4 @@
-"""Gradient accumulation: the same step in less memory, without a backward pass where none is due."""
+"""Gradient accumulation: the same step in less memory, and no backward pass of what is frozen."""
 
 import dataclasses
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 
 from tests.train.steps import make_plan, train
 
@@ -14,8 +15,13 @@ def in_bfloat16(plan):
     )
 
 
-def test_the_state_stays_float32_and_the_loss_falls():
-    plan = in_bfloat16(make_plan("scratch", ema_decay=0.9))
+@pytest.fixture
+def plan():
+    return make_plan("scratch", ema_decay=0.9)
+
+
+def test_the_state_stays_float32_and_the_loss_falls(plan):
+    plan = in_bfloat16(plan)
     before = jax.eval_shape(plan.initial_state, plan.model.shapes())
     history = train(plan, steps=8)
     dtypes = [jax.tree.map(lambda leaf: np.dtype(leaf.dtype), s) for s in (before, history[-1][0])]
@@ -28,9 +34,8 @@ def test_the_state_stays_float32_and_the_loss_falls():
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_the_first_loss_is_near_that_in_float32():
+def test_the_first_loss_is_near_that_in_float32(plan):
     """Seven convolutions, three roundings each of at most 2^-8 (see tests/models)."""
-    plan = make_plan("full")
     exact, rounded = (train(p, steps=1)[0][1]["loss"] for p in (plan, in_bfloat16(plan)))
     assert exact != rounded
     np.testing.assert_allclose(rounded, exact, rtol=np.sqrt(21 / 3) * 2**-8)
