@@ -83,6 +83,7 @@ def _draw(found: Sweep, suggestions: dict[str, float], file: pathlib.Path) -> No
     for i, (rule, rate) in enumerate(suggestions.items(), start=1):
         axes.axvline(rate, color=f"C{i}", linestyle="--", label=f"{rule}: {rate:.2e}")
     axes.set(xscale="log", xlabel="learning rate of the head", ylabel="training loss, nats")
+    axes.set_ylim(0, 1.5 * found.smoothed[0])  # where it diverges says nothing more
     axes.set_title(f"learning-rate sweep, phase {found.phase}")
     axes.legend()
     try:

@@ -166,7 +166,7 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
             if index and first == before + 1:
                 host_state = course.enter(host_state, index)
             state = parallel.replicate(host_state)
-            train_step = _compiled_train_step(plan)
+            train_step = compiled_train_step(plan)
             log = TrainingLog(writers, bar, plan, before, progress["open_sums"])
             clock = Clock()
             for step in range(first, end + 1):
@@ -208,7 +208,8 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled_train_step(plan: Plan) -> Callable[..., Any]:
+def compiled_train_step(plan: Plan) -> Callable[..., Any]:
+    """`step(state, batch)` on every device, compiled once for equal plans; the state is donated."""
     return parallel.compile_step(make_train_step(plan), donate_state=True)
 
 

@@ -11,7 +11,6 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -22,10 +21,10 @@ from jxfer.errors import UserError
 from jxfer.train import parallel
 from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import one_late
-from jxfer.train.loop import evaluation_steps
+from jxfer.train.loop import compiled_train_step, evaluation_steps
 from jxfer.train.metrics import Sums
-from jxfer.train.state import Plan, set_up
-from jxfer.train.step import make_train_step
+from jxfer.train.state import Plan, TrainState, set_up
+from jxfer.train.step import Batch
 from jxfer.transfer.labels import HEAD
 
 _SMOOTHING = 0.98
@@ -186,8 +185,8 @@ def _sweep_plan(plan: Plan, sweep: SweepConfig) -> _SweepPlan:
     return _SweepPlan(**fields | {"total_steps": sweep.steps, "ema_decay": None}, sweep=sweep)
 
 
-def _train(plan: _SweepPlan, state: Any, batches: Iterator[Any]) -> Iterator[Sums]:
-    train_step = parallel.compile_step(make_train_step(plan), donate_state=True)
+def _train(plan: Plan, state: TrainState, batches: Iterator[Batch]) -> Iterator[Sums]:
+    train_step = compiled_train_step(plan)
     state = parallel.replicate(state)
     for _ in range(plan.total_steps):
         state, sums = train_step(state, next(batches))

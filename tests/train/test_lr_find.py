@@ -57,13 +57,13 @@ def test_the_sweep_ends_above_four_times_the_lowest_smoothed_loss_or_where_it_is
 
 
 def test_the_suggestions_of_a_curve_in_closed_form():
-    """By x, the logarithm of the rate: falls as a logistic curve around x = -3, rises from -1 on."""
+    """By x = log10 of the rate: falls as a logistic curve around -3, rises from -1 on."""
     x = np.linspace(-6, 1, 141)
     losses = 2 - 1 / (1 + np.exp(-4 * (x + 3))) + np.exp(4 * x)
     found = make_sweep(10.0**x, losses).suggestions()
     assert np.log10(found["steep"]) == pytest.approx(-3, abs=0.1)
-    lowest = -1.5 + np.log(1.0) / 8  # where exp(-4 (x + 3)) = exp(4 x), for small terms
-    assert np.log10(found["minimum"]) == pytest.approx(lowest - 1, abs=0.1)
+    # Lowest where exp(-4 (x + 3)) = exp(4 x), the other terms being small.
+    assert np.log10(found["minimum"]) == pytest.approx(-1.5 - 1, abs=0.1)
 
 
 def test_both_ends_are_left_out():
