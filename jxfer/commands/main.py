@@ -10,11 +10,13 @@ from jxfer.errors import UserError
 
 COMMANDS = {
     "train": "train a model, or resume or finish a run",
+    "lr-find": "suggest a learning rate for a run",
     "evaluate": "accuracy of a run or zoo entry on a data set",
     "predict": "class names and probabilities of images",
     "zoo": "import, list, show, verify, compare and export pretrained weights",
 }
-"""Each is a module of this package with `main(args) -> exit code`, imported when it is called."""
+"""Each is a module of this package with `main(args) -> exit code`, imported when it is called; a
+dash in the name is an underscore in the module's."""
 
 
 def main(args: list[str] | None = None) -> int:
@@ -28,7 +30,8 @@ def main(args: list[str] | None = None) -> int:
     def command() -> int:
         if name not in COMMANDS:
             raise UserError(f"no command {name!r}; there are {', '.join(COMMANDS)}")
-        return int(importlib.import_module(f"jxfer.commands.{name}").main(args[1:]))
+        module = importlib.import_module(f"jxfer.commands.{name.replace('-', '_')}")
+        return int(module.main(args[1:]))
 
     return guard(command)
 

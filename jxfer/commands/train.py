@@ -36,7 +36,8 @@ def main(args: list[str]) -> int:
         ]
         if test is not None:
             rows.append(("test", f"{test:.2%}", *_counts(summary, "test")))
-        print(f"best step {summary['best_step']} of {summary['steps']}, in {run}/model")
+        early = " (stopped early)" if summary["stopped_early"] else ""
+        print(f"best step {summary['best_step']} of {summary['steps']}{early}, in {run}/model")
         print(text.table(rows))
         return 0
 

@@ -124,8 +124,10 @@ def _kernel_gradient(
     run = 4 if c_in < 64 else 2
     is_3x3 = kernel_shape[:2] == (3, 3) and (stride, padding) == (1, 1)
     if is_3x3 and c_in >= 16 and images.shape[2] % run == 0:
-        return _kernel_gradient_3x3(images, gradient, run)
-    return _kernel_gradient_by_shifts(images, gradient, kernel_shape, stride, padding)
+        total = _kernel_gradient_3x3(images, gradient, run)
+    else:
+        total = _kernel_gradient_by_shifts(images, gradient, kernel_shape, stride, padding)
+    return total.astype(images.dtype)  # once: the products are summed in float32
 
 
 def _kernel_gradient_by_shifts(
@@ -182,6 +184,6 @@ def _kernel_gradient_3x3(images: jax.Array, gradient: jax.Array, run: int) -> ja
 
 
 def _transposed_product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """[..., M], [..., N] -> [M, N], summed over all leading axes."""
+    """[..., M], [..., N] -> [M, N] float32, summed over all leading axes."""
     a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
-    return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
+    return lax.dot_general(a, b, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jxfer.errors import UserError
 from jxfer.models.initialise import declared
@@ -69,7 +70,7 @@ class Head(nn.Module):
         train_layers: TrainLayers,
         keys: jax.Array | None,
     ) -> jax.Array:
-        """Logits, float32.
+        """Logits, float32: the last layer computes in it whatever comes in.
 
         Args:
           features: the last stage's output, [B, H, W, C]; only the conv head looks at it.
@@ -88,13 +89,13 @@ class Head(nn.Module):
             if convolutional:
                 x = nn.relu(Conv(width, 3, use_bias=True, name=f"conv{i}")(x))
             else:
-                x = nn.relu(self._linear(width, f"hidden{i}")(x))
+                x = nn.relu(self._linear(width, f"hidden{i}", x.dtype)(x))
         if convolutional:
             x = mean_pool(x, self.window)
         x = Dropout(self.config.dropout, name="dropout")(x, train_layers, keys)
-        return self._linear(self.num_classes, "linear")(x)
+        return self._linear(self.num_classes, "linear", jnp.float32)(x.astype(jnp.float32))
 
-    def _linear(self, features: int, name: str) -> nn.Module:
+    def _linear(self, features: int, name: str, dtype: jnp.dtype) -> nn.Module:
         if self.window is None:
-            return nn.Dense(features, kernel_init=declared, name=name)
+            return nn.Dense(features, dtype=dtype, kernel_init=declared, name=name)
         return Conv(features, 1, use_bias=True, name=name)

@@ -6,6 +6,9 @@ differs at stride 2) and a max-pool padded with -inf.
 
 A layer that behaves differently in training finds its own path in `train_layers`; every other one
 runs as in evaluation.
+
+A layer computes in the dtype of its input and returns it: parameters and statistics are float32,
+and each layer casts its own.
 """
 
 import zlib
@@ -52,7 +55,7 @@ class Conv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", declared, shape, jnp.float32)
         padding = self.kernel_size // 2 if self.padding is None else self.padding
-        x = conv_general(x, kernel, self.stride, padding, self.groups)
+        x = conv_general(x, kernel.astype(x.dtype), self.stride, padding, self.groups)
         if self.use_bias:
             x = _add_bias(x, self.param("bias", declared, (self.features,), jnp.float32))
         return x
@@ -63,7 +66,8 @@ class Norm(nn.Module):
 
     A layer whose path is in `train_layers` normalises by the batch and moves its running averages
     (which keep 0.9 of the old value, PyTorch's momentum of 0.1); every other layer runs on its
-    stored averages. `axis_name` synchronises the batch's moments over devices.
+    stored averages. `axis_name` synchronises the batch's moments over devices. Moments and the
+    normalisation are float32 for inputs of any dtype.
     """
 
     axis_name: str | None = None
@@ -76,6 +80,7 @@ class Norm(nn.Module):
             momentum=0.9,
             epsilon=1e-5,
             axis_name=self.axis_name,
+            dtype=x.dtype,  # of the result alone
         )
         nn.share_scope(self, norm)  # the leaves are norm/scale, not norm/BatchNorm_0/scale
         return norm(x)
@@ -148,9 +153,9 @@ class FullyConnected(nn.Module):
             x = dropout(x, train_layers, keys)
         if self.dense:
             check_window(x, self.side)
-            y = conv_general(x, kernel, 1, 0)
+            y = conv_general(x, kernel.astype(x.dtype), 1, 0)
         else:
-            y = x.reshape(x.shape[0], -1) @ kernel.reshape(-1, self.features)
+            y = x.reshape(x.shape[0], -1) @ kernel.astype(x.dtype).reshape(-1, self.features)
         y = nn.relu(_add_bias(y, bias))
         return dropout(y, train_layers, keys) if self.drops == "output" else y
 
@@ -167,7 +172,8 @@ def halving_pool(x: jax.Array) -> jax.Array:
     PyTorch's `AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)`.
     """
     pads = tuple((0, side % 2) for side in x.shape[1:3])
-    return nn.avg_pool(x, (2, 2), strides=(2, 2), padding=pads, count_include_pad=False)
+    means = nn.avg_pool(x, (2, 2), strides=(2, 2), padding=pads, count_include_pad=False)
+    return means.astype(x.dtype)  # Linen's counts are float32
 
 
 def adaptive_pool(x: jax.Array, side: int) -> jax.Array:
@@ -180,7 +186,8 @@ def adaptive_pool(x: jax.Array, side: int) -> jax.Array:
     if x.shape[1:3] == (side, side):
         return x
     rows, columns = (_window_means(size, side) for size in x.shape[1:3])
-    return jnp.einsum("ih,bhwc,jw->bijc", rows, x, columns, precision=lax.Precision.HIGHEST)
+    means = jnp.einsum("ih,bhwc,jw->bijc", rows, x, columns, precision=lax.Precision.HIGHEST)
+    return means.astype(x.dtype)  # computed in float32
 
 
 def _window_means(size: int, windows: int) -> np.ndarray:
@@ -223,4 +230,4 @@ def check_window(x: jax.Array, window: int) -> None:
 
 
 def _add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    return x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+    return x + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))

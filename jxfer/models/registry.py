@@ -169,6 +169,8 @@ class Model:
     training_size: int | None = None
     """Of a convolutional model alone (`dense.convolutional`): the side of the images, in pixels,
     whose scores it repeats at each position."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the activations; variables and logits are float32 in any case."""
 
     def init(self, seed: int) -> Tree:
         """Random variables, NumPy float32: `{"params": ..., "batch_stats": ...}`."""
@@ -210,9 +212,9 @@ class Model:
         Returns:
           (outputs, new batch_stats). Outputs by name: each stage, [B, h, w, C] after its last
           ReLU, or [B, C] for a fully connected one after ReLU and its dropout; `pooled` [B, C],
-          the mean over positions of the last stage; and with a head `logits` [B, num_classes]. A
-          convolutional model has maps [B, h, w, C] for all of these. What the caller does not use,
-          the compiler removes.
+          the mean over positions of the last stage; and with a head `logits` [B, num_classes],
+          float32. A convolutional model has maps [B, h, w, C] for all of these. What the caller
+          does not use, the compiler removes.
 
         Raises:
           UserError: the images are too small.
@@ -220,7 +222,12 @@ class Model:
         if after is None:
             self.architecture.check_size(min(images.shape[1:3]))
         outputs, changed = self.module.apply(
-            variables, images, train_layers, keys, after, mutable=["batch_stats"]
+            variables,
+            images.astype(self.compute_dtype),
+            train_layers,
+            keys,
+            after,
+            mutable=["batch_stats"],
         )
         return outputs, _plain(changed.get("batch_stats", {}))
 

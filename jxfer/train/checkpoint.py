@@ -152,7 +152,8 @@ class _Rotten(Exception):
 def _to_tree(state: TrainState) -> Tree:
     # Optax's named tuples come back as lists and dicts, so their leaves are stored by path.
     leaves, _ = jax.tree_util.tree_flatten_with_path(state.opt_state)
-    return {
+    averages = {"ema": state.ema} if state.ema else {}
+    return averages | {
         "step": np.asarray(state.step),
         "params": state.params,
         "batch_stats": state.batch_stats,
@@ -177,6 +178,7 @@ def _from_tree(tree: Tree, like: TrainState) -> TrainState:
         batch_stats=tree.get("batch_stats", {}),
         seed=tree["seed"],
         opt_state=opt_state,
+        ema=tree.get("ema", {}),
     )
     if jax.tree.map(np.shape, state) != jax.tree.map(np.shape, like):
         raise UserError(

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import typing
-from typing import Any
+from typing import Any, Literal
 
 from jxfer.data.sources import DataConfig
 from jxfer.data.transforms import AugmentConfig
@@ -42,14 +42,30 @@ class TrainConfig:
     """Steps between two checkpoints; each evaluation writes one too."""
     sync_bn: bool = False
     """BatchNorm over the global batch instead of per device."""
+    accumulate: int = 1
+    """Parts into which each device splits its share of a batch, one after another, to save memory;
+    their gradients are averaged. BatchNorm in train mode normalises each part by itself and moves
+    its averages with each."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the activations, in training and in the evaluations of the run. Parameters, statistics,
+    optimizer, logits and loss stay float32, and so does the saved model."""
+    ema_decay: float | None = None
+    """Such as 0.999: after each step average = decay * average + (1 - decay) * value, from the
+    starting values on, for all that trains, BatchNorm's statistics included. The averages are what
+    is evaluated and saved as the model."""
+    patience: int | None = None
+    """Evaluations without a better one after which the run ends; only in the last phase."""
     zoo: str | None = None
     """A folder of zoo entries that is searched first."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_every", "log_every", "checkpoint_every"):
-            if not getattr(self, name) > 0:
-                option = name.replace("_", "-")
-                raise UserError(f"--{option} {getattr(self, name):g}: it must be above 0")
+        positive = ("epochs", "batch_size", "eval_every", "log_every", "checkpoint_every")
+        for name in (*positive, "accumulate", "patience"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"--{name.replace('_', '-')} {value:g}: it must be above 0")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise UserError(f"--ema-decay {self.ema_decay:g}: it must be above 0 and below 1")
         if self.seed < 0:
             raise UserError(f"--seed {self.seed}: it must be at least 0")
         if self.data.balanced_sampling and self.loss.class_weights != "none":

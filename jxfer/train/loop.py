@@ -1,29 +1,27 @@
 """The loop. All side effects of training live here; the steps that it calls are pure."""
 
 import dataclasses
-import functools
 import logging
 import math
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 
-from jxfer.data import loader, screen
+from jxfer.data import screen
 from jxfer.data.sources import Splits
 from jxfer.errors import UserError
-from jxfer.train import parallel, prefix, run_folder, summary
+from jxfer.train import feed, parallel, prefix, run_folder, summary
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import Evaluator, source_relationship
 from jxfer.train.log import TrainingLog
-from jxfer.train.metrics import Evaluation
 from jxfer.train.phases import Course
-from jxfer.train.state import Plan, TrainState, set_up
-from jxfer.train.step import make_train_step
+from jxfer.train.plans import set_up
+from jxfer.train.selection import Best, out_of_patience
+from jxfer.train.state import TrainState
+from jxfer.train.step import compiled_train_step
 from jxfer.train.writers import Clock, ProgressBar, Writers
 from jxfer.trees import Tree
 from jxfer.zoo import store
@@ -66,18 +64,6 @@ def evaluation_steps(config: TrainConfig, examples: int) -> list[int]:
     return sorted({end for end in ends if end < total} | {total})
 
 
-@dataclasses.dataclass
-class _Best:
-    """The best evaluation so far; the first of equals."""
-
-    step: int | None = None
-    correct: int = -1
-
-    def update(self, step: int, result: Evaluation) -> None:
-        if result.correct > self.correct:
-            self.step, self.correct = step, result.correct
-
-
 @dataclasses.dataclass(frozen=True)
 class _Run:
     """What stays the same from the first step to the summary."""
@@ -95,11 +81,18 @@ class _Run:
     commit: str | None
     quiet: bool
 
+    def is_over(self, best: Best, step: int) -> bool:
+        """Whether that was the last step, planned or for want of patience."""
+        before = self.course.start(len(self.course.plans) - 1)
+        return step == self.course.steps or out_of_patience(
+            self.config.patience, self.evaluate_at, best, step, before
+        )
+
 
 def _train(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> dict[str, Any]:
     whole = Clock()
     commit = summary.commit()  # of the code that is about to run, whatever is committed meanwhile
-    parallel.check_batch(config.batch_size)
+    parallel.check_batch(config.batch_size, config.accumulate)
     splits = screen.load_splits(config.data)
     evaluate_at = evaluation_steps(config, len(splits.train))
     pretrained, plans = set_up(
@@ -128,22 +121,23 @@ def _train(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> dict[str, 
         for choice in run.choices:
             print(choice.describe(), file=sys.stderr)
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        progress, images = _take_steps(run, checkpoints)
+        progress, steps, images = _take_steps(run, checkpoints)
         variables = checkpoints.restore_variables(progress["best"]["step"], run.course.like)
-    return _finish(run, progress, variables, images, whole)
+    return _finish(run, progress, steps, variables, images, whole)
 
 
-def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], int]:
+def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], int, int]:
     """Takes the steps that are left.
 
     Returns:
-      (what the last checkpoint says of the run's progress; the number of images trained on).
+      (what the last checkpoint says of the run's progress; the steps of the whole run; the number
+      of images trained on).
     """
     config, course, seconds = run.config, run.course, run.seconds
     restored = checkpoints.restore_latest(course.like)
     empty: dict[str, Any] = {"best": {}, "open_sums": [], "frozen_unchanged": []}
     host_state, progress = restored or (course.initial, empty)
-    best = _Best(**progress["best"])
+    best = Best(**progress["best"])
     start = int(host_state.step)
     data = {
         "classes": list(run.splits.train.class_names),
@@ -157,8 +151,8 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
         )
     if restored:
         _log.warning("%s resumes from step %d of %d", run.folder, start, course.steps)
-    if start == course.steps:
-        return progress, 0
+    if run.is_over(best, start):
+        return progress, start, 0
     relationship = source_relationship(run.pretrained, run.splits.train, config.batch_size)
     with Writers(run.folder, start) as writers, ProgressBar(course.steps, start, run.quiet) as bar:
         for index in range(course.index(start + 1), len(course.plans)):
@@ -167,14 +161,20 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
             if index and first == before + 1:
                 host_state = course.enter(host_state, index)
             cache = _fill_cache(run, index, host_state)
-            batches = parallel.shard(_train_batches(run, cache, first - 1))
+            if cache:
+                batches = cache.train_batches(first - 1)
+            else:
+                batches = feed.train_batches(
+                    config, run.splits.train, plan.preprocessing, start_step=first - 1
+                )
+            stream = parallel.shard(batches)
             state = parallel.replicate(host_state)
             reference = parallel.replicate(plan.reference(run.pretrained.variables) | relationship)
-            train_step = _compiled_train_step(plan, cache.after if cache else None)
+            train_step = compiled_train_step(plan, cache.after if cache else None)
             log = TrainingLog(writers, bar, plan, before, progress["open_sums"])
             clock = Clock()
             for step in range(first, end + 1):
-                batch = next(batches)
+                batch = next(stream)
                 seconds["data_wait"] += clock.lap()
                 state, sums = train_step(state, batch, reference)
                 if step == first:
@@ -199,16 +199,19 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
                     place = {"epoch": step / plan.steps_per_epoch, "phase": plan.phase.name}
                     writers.write(step, place | figures)
                     seconds["eval"] += clock.lap()
+                over = evaluating and run.is_over(best, step)
                 if saving:
                     host_state = parallel.fetch(state)
                     progress |= {"best": dataclasses.asdict(best), "open_sums": log.open_sums()}
-                    if step == end:
+                    if step == end or over:
                         unchanged = course.frozen_unchanged(host_state)
                         progress["frozen_unchanged"] = [*progress["frozen_unchanged"], unchanged]
                     checkpoints.save(host_state, progress)
                     clock.lap()
                     log.clock.lap()
-    return progress, (course.steps - start) * config.batch_size
+                if over:
+                    break
+    return progress, step, (step - start) * config.batch_size
 
 
 def _fill_cache(run: _Run, index: int, state: TrainState) -> prefix.PrefixCache | None:
@@ -222,32 +225,8 @@ def _fill_cache(run: _Run, index: int, state: TrainState) -> prefix.PrefixCache 
     return cache
 
 
-def _train_batches(
-    run: _Run, cache: prefix.PrefixCache | None, start: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """The batches from step `start` + 1 on."""
-    if cache:
-        return cache.train_batches(start)
-    return loader.train_batches(
-        run.splits.train,
-        run.pretrained.preprocessing,
-        run.config.augment,
-        batch_size=run.config.batch_size,
-        seed=run.config.seed,
-        balanced_sampling=run.config.data.balanced_sampling,
-        start_step=start,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
-    )
-
-
-@functools.lru_cache(maxsize=8)
-def _compiled_train_step(plan: Plan, after: str | None) -> Callable[..., Any]:
-    return parallel.compile_step(make_train_step(plan, after), donate_state=True)
-
-
 def _finish(
-    run: _Run, progress: dict[str, Any], variables: Tree, images: int, whole: Clock
+    run: _Run, progress: dict[str, Any], steps: int, variables: Tree, images: int, whole: Clock
 ) -> dict[str, Any]:
     """Reads the test split, once, and writes what the run leaves behind; the summary comes last."""
     test = None
@@ -261,6 +240,7 @@ def _finish(
         run.config.strategy.name,
         run.course,
         best=progress["best"],
+        steps=steps,
         test=test,
         frozen_unchanged=progress["frozen_unchanged"],
         commit=run.commit,

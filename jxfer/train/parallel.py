@@ -19,13 +19,18 @@ AXIS = "batch"
 T = TypeVar("T")
 
 
-def check_batch(batch_size: int) -> None:
-    """Raises UserError unless the global batch divides evenly over all devices."""
+def check_batch(batch_size: int, accumulate: int = 1) -> None:
+    """Raises UserError unless the global batch divides evenly over all devices, and their parts."""
     devices = jax.device_count()
     if batch_size % devices:
         raise UserError(
             f"--batch-size {batch_size} does not divide over {devices} devices; "
             f"try {max(1, round(batch_size / devices)) * devices}"
+        )
+    if batch_size // devices % accumulate:
+        raise UserError(
+            f"--accumulate {accumulate} does not divide the {batch_size // devices} examples of "
+            f"--batch-size {batch_size} on each of {devices} devices"
         )
 
 

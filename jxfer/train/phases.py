@@ -13,6 +13,7 @@ import itertools
 import jax
 import numpy as np
 
+from jxfer import trees
 from jxfer.train.state import Plan, TrainState
 from jxfer.transfer import optimizer
 from jxfer.trees import Tree
@@ -51,14 +52,19 @@ class Course:
     def enter(self, state: TrainState, index: int) -> TrainState:
         """The state with which a phase begins, from that at the end of the phase before.
 
+        Averages (`ema`) go on; those of leaves that begin to train start at their values.
+
         Args:
           state: on the host; its step is the last one of phase `index` - 1.
           index: of the phase that begins.
         """
         plan = self.plans[index]
-        fresh = plan.initial_state({"params": state.params}).opt_state
-        opt_state = jax.tree.map(np.asarray, optimizer.carry(state.opt_state, fresh))
-        return dataclasses.replace(state, opt_state=opt_state)
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        fresh = plan.initial_state(variables)
+        opt_state = jax.tree.map(np.asarray, optimizer.carry(state.opt_state, fresh.opt_state))
+        held = trees.flatten(state.ema)
+        ema = {path: held.get(path, leaf) for path, leaf in trees.flatten(fresh.ema).items()}
+        return dataclasses.replace(state, opt_state=opt_state, ema=trees.unflatten(ema))
 
     def frozen_unchanged(self, state: TrainState) -> bool | None:
         """Whether what its phase and all before it freeze is as at the start; None: nothing is.

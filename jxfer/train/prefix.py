@@ -189,7 +189,7 @@ class PrefixCache:
             return feature_store.in_memory(form, rows_from)
         key = {
             "weights": weights,
-            "network": repr((plan.model.architecture.config, self.after)),
+            "network": repr((plan.model.architecture.config, self.after, plan.model.compute_dtype)),
             "preprocessing": dataclasses.asdict(plan.preprocessing),
             "images": _digest(source),
             "augment": dataclasses.asdict(augment) if augment.changes_pixels else None,

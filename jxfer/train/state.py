@@ -1,9 +1,8 @@
-"""The state of training, and its start: init -> load -> labels -> optimizer, in that order."""
+"""The state of training, and the plan of a phase: all that fixes its compiled step."""
 
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,22 +10,17 @@ import numpy as np
 import optax
 
 from jxfer import trees
-from jxfer.data.readers import Source
 from jxfer.data.transforms import Preprocessing
-from jxfer.errors import UserError
-from jxfer.losses.classification import LossConfig, balanced_weights
+from jxfer.losses.classification import LossConfig
 from jxfer.losses.regularise import RegulariseConfig
 from jxfer.models.network import POOLED
 from jxfer.models.registry import Model
-from jxfer.train import regularisers
-from jxfer.train.config import TrainConfig
-from jxfer.train.parallel import AXIS
 from jxfer.train.regularisers import Regularisers
 from jxfer.transfer import labels as label_rules
 from jxfer.transfer import optimizer, strategy
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.trees import Tree
-from jxfer.zoo.pretrained import SOURCE_HEAD, Pretrained, create_model
+from jxfer.zoo.pretrained import SOURCE_HEAD
 
 _SOURCE_LABEL = f"{label_rules.LOW_LR}/{SOURCE_HEAD}"
 """A label of its own, since the head begins to train with the backbone, in whichever phase."""
@@ -48,12 +42,20 @@ class TrainState:
     seed: jax.Array
     """Of the dropout masks, uint32 scalar; stays what it is. Data, so that runs that differ by
     their seed share one program."""
+    ema: Tree = dataclasses.field(default_factory=dict)
+    """Moving averages of `Plan.training_leaves`, float32; empty where there are none."""
 
     @property
     def variables(self) -> Tree:
-        """Of the network alone, as evaluation and the exported model have it."""
-        params = {name: part for name, part in self.params.items() if name != SOURCE_HEAD}
-        return {"params": params, "batch_stats": self.batch_stats}
+        """Of the network alone, as evaluation and the exported model have it.
+
+        Averages where `ema` holds them.
+        """
+        variables = {"params": self.params, "batch_stats": self.batch_stats}
+        if self.ema:
+            variables = trees.unflatten(trees.flatten(variables) | trees.flatten(self.ema))
+        params = {name: part for name, part in variables["params"].items() if name != SOURCE_HEAD}
+        return variables | {"params": params}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +79,10 @@ class Plan:
     """Paths of the parameters that were loaded; read by the regularisers."""
     source_head: tuple[int, int] | None = None
     """For Co-Tuning: shape [C, K] of the source's head, which trains beside the new one."""
+    accumulate: int = 1
+    """Micro-batches of each device and step."""
+    ema_decay: float | None = None
+    """None keeps no averages."""
 
     @functools.cached_property
     def shapes(self) -> Tree:
@@ -147,9 +153,7 @@ class Plan:
     def rates(self) -> dict[str, optax.Schedule]:
         """Learning rate by step for each label that trains."""
         moving = {label for path, label in trees.flatten(self.labels).items() if self.moves(path)}
-        rates = optimizer.schedules(
-            self.optimizer, self.total_steps, self.steps_per_epoch, self.model.stages
-        )
+        rates = self.schedules()
         rates[_SOURCE_LABEL] = rates[label_rules.LOW_LR]
         return {label: rates[label] for label in sorted(moving)}
 
@@ -164,6 +168,12 @@ class Plan:
         """The optimizer, over the trainable leaves alone."""
         moving, _ = trees.split(self.labels, self.moves)
         return optimizer.build(self.optimizer, moving, self.rates)
+
+    def schedules(self) -> dict[str, optax.Schedule]:
+        """Learning rate by step for each label that could train."""
+        return optimizer.schedules(
+            self.optimizer, self.total_steps, self.steps_per_epoch, self.model.stages
+        )
 
     def moves(self, path: str) -> bool:
         """Whether a parameter moves."""
@@ -182,11 +192,24 @@ class Plan:
             batch_stats=variables.get("batch_stats", {}),  # stored trees have no empty ones
             opt_state=_initial_opt_state(self, moving),
             seed=jnp.asarray(seed % 2**32, jnp.uint32),
+            ema=self.training_leaves(variables) if self.ema_decay is not None else {},
         )
 
     def reference(self, variables: Tree) -> Tree:
         """What the step's regularisers need of `variables`, those that were loaded."""
         return self.regularisers.reference(variables, self.adapts)
+
+    def training_leaves(self, variables: Tree) -> Tree:
+        """The leaves that training changes, statistics included, as timm's ModelEmaV3 has them.
+
+        Args:
+          variables: no "batch_stats" is the same as empty ones.
+        """
+        params, _ = trees.split(variables["params"], self.moves)
+        batch_stats, _ = trees.split(variables.get("batch_stats", {}), self.adapts)
+        return {
+            kind: tree for kind, tree in (("params", params), ("batch_stats", batch_stats)) if tree
+        }
 
     def frozen_leaves(self, state: TrainState) -> dict[str, np.ndarray]:
         """The leaves that training must not change, statistics included."""
@@ -198,113 +221,3 @@ class Plan:
 @functools.partial(jax.jit, static_argnums=0)
 def _initial_opt_state(plan: Plan, moving: Tree) -> optax.OptState:
     return plan.transform.init(moving)
-
-
-def set_up(
-    config: TrainConfig,
-    class_names: Sequence[str],
-    total_steps: int,
-    steps_per_epoch: float,
-    train: Source | None = None,
-) -> tuple[Pretrained, tuple[Plan, ...]]:
-    """Loads the model and plans its training, phase by phase.
-
-    Args:
-      train: the training split; only class weights need it, for its labels.
-
-    Raises:
-      UserError: a strategy that transfers has no weights to start from; an option has nothing to
-        act on; nothing trains, or a new parameter does not; as `create_model`, `strategy.phases`,
-        `strategy.phase_steps`, `labels.label_tree`, `optimizer.schedule`,
-        `classification.balanced_weights`.
-      ValueError: the config asks for class weights, and there is no `train`.
-    """
-    scratch = config.strategy.name == "scratch"
-    if config.model.arch and not config.model.weights and not scratch:
-        raise UserError(
-            f"{config.strategy.name} starts from pretrained weights: give --model.weights, "
-            "or --strategy.name scratch for random ones"
-        )
-    pretrained = create_model(
-        config.model,
-        class_names,
-        seed=config.seed,
-        scratch=scratch,
-        sync_axis=AXIS if config.sync_bn else None,
-        zoo=config.zoo,
-    )
-    if config.regularise.co_tuning:
-        pretrained = pretrained.with_source_head()
-    phases = strategy.phases(
-        config.strategy,
-        pretrained.model.stages,
-        pretrained.fresh,
-        per_stage=config.optimizer.per_stage,
-    )
-    lengths = strategy.phase_steps(phases, config.epochs, total_steps, steps_per_epoch)
-    class_weights = None
-    if config.loss.class_weights == "balanced":
-        if train is None:
-            raise ValueError("class weights need the training split")
-        class_weights = balanced_weights(train.labels, class_names)
-    prefix = "params/"
-    loaded = frozenset(
-        path.removeprefix(prefix) for path in pretrained.report.loaded if path.startswith(prefix)
-    )
-    source_head = pretrained.variables["params"].get(SOURCE_HEAD)
-    plans = tuple(
-        Plan(
-            model=pretrained.model,
-            preprocessing=pretrained.preprocessing,
-            phase=phase,
-            optimizer=config.optimizer,
-            loss=config.loss,
-            total_steps=steps,
-            steps_per_epoch=steps_per_epoch,
-            folded=pretrained.folded,
-            class_weights=class_weights,
-            regularise=config.regularise,
-            pretrained=loaded,
-            source_head=source_head["kernel"].shape if source_head else None,
-        )
-        for phase, steps in zip(phases, lengths, strict=True)
-    )
-    _check_plans(config, pretrained, plans)
-    return pretrained, plans
-
-
-def _check_plans(config: TrainConfig, pretrained: Pretrained, plans: Sequence[Plan]) -> None:
-    name, stages = config.strategy.name, pretrained.model.stages
-    trained = frozenset[str]().union(*(plan.trainable for plan in plans))
-    for path in pretrained.report.reinitialised:
-        collection, _, leaf = path.partition("/")
-        if collection == "params" and leaf not in trained:
-            raise UserError(f"{name} freezes {leaf} at its new, random value; let it train")
-    if not trained:
-        raise UserError(f"--strategy.name {name}: every parameter is frozen; let some train")
-    if config.strategy.frozen_norms == "adapt" and pretrained.folded:
-        raise UserError(
-            "--strategy.frozen-norms adapt: the norms of these weights are folded into the "
-            "convolutions and have no statistics to adapt; leave it out"
-        )
-    regularisers.check([plan.regularisers for plan in plans], name, config.batch_size)
-    labels = {label for plan in plans for label in trees.flatten(plan.labels).values()}
-    if config.optimizer.layer_decay is not None and labels.isdisjoint(_by_stage(stages)):
-        raise UserError(
-            f"--optimizer.layer-decay: no stage learns at the backbone's rate under {name}; "
-            "leave it out"
-        )
-    for stage in config.optimizer.rates_by_stage():
-        if stage not in stages:
-            raise UserError(
-                f"--optimizer.stage-lrs {stage}: no such stage; use {', '.join(stages)}"
-            )
-        if labels.isdisjoint(_by_stage([stage])):
-            raise UserError(
-                f"--optimizer.stage-lrs {stage}: it does not learn at the backbone's rate under "
-                f"{name}; leave it out"
-            )
-
-
-def _by_stage(stages: Sequence[str]) -> set[str]:
-    return {f"{label_rules.LOW_LR}/{stage}" for stage in stages}

@@ -1,6 +1,9 @@
 """The pure train and eval steps, written for one device with collectives over `parallel.AXIS`."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +14,7 @@ from jxfer.data.transforms import Preprocessing, normalise
 from jxfer.losses.classification import cross_entropy, mixed_loss
 from jxfer.models.registry import Model
 from jxfer.train.metrics import Sums, evaluation_sums, training_sums
-from jxfer.train.parallel import AXIS, example_indices
+from jxfer.train.parallel import AXIS, compile_step, example_indices
 from jxfer.train.state import Plan, TrainState
 from jxfer.trees import Tree
 
@@ -19,6 +22,9 @@ Batch = dict[str, jax.Array]
 """`image` uint8 [B, H, W, 3], or `features` [B, ...] for a step that begins `after` an output, and
 `label` int32 [B]; in evaluation also `mask` float32 [B], in training with mixup or CutMix
 `partner_label` int32 [B] and `own_weight` float32 [B]."""
+
+_Gradients = tuple[Tree, tuple[Tree, Sums]]  # gradients, (new batch_stats, sums)
+_Differentiate = Callable[[Tree, Batch, jax.Array | None], _Gradients]
 
 
 def make_train_step(
@@ -40,26 +46,31 @@ def make_train_step(
         state: TrainState, batch: Batch, reference: Tree | None = None
     ) -> tuple[TrainState, Sums]:
         moving, frozen = trees.split(state.params, plan.moves)
-        inputs = _inputs(batch, plan.preprocessing, after)
-        keys = _example_keys(state, len(inputs)) if plan.drops else None
+        keys = _example_keys(state, len(batch["label"])) if plan.drops else None
         mean_weight = _mean_weight(plan, batch)
         reference = reference or {}
-        features = regularisers.reference_features(state.variables, reference, inputs, after)
 
-        def objective(moving: Tree) -> tuple[jax.Array, tuple[Tree, Sums]]:
-            params = trees.merge(moving, frozen)
-            variables = {"params": params, "batch_stats": state.batch_stats}
-            outputs, batch_stats = plan.model.apply(
-                variables, inputs, plan.train_layers, keys, after
-            )
-            losses = _losses(plan, outputs["logits"], batch)
-            if mean_weight is not None:
-                losses = losses / mean_weight
-            terms = regularisers.terms(params, outputs, batch, reference, features)
-            sums = training_sums(losses, outputs["logits"], batch["label"], terms)
-            return sum(terms.values(), start=jnp.mean(losses)), (batch_stats, sums)
+        def differentiate(batch_stats: Tree, batch: Batch, keys: jax.Array | None) -> _Gradients:
+            inputs = _inputs(batch, plan.preprocessing, after)
+            variables = {"params": state.params, "batch_stats": batch_stats}
+            features = regularisers.reference_features(variables, reference, inputs, after)
 
-        gradients, (batch_stats, sums) = jax.grad(objective, has_aux=True)(moving)
+            def objective(moving: Tree) -> tuple[jax.Array, tuple[Tree, Sums]]:
+                params = trees.merge(moving, frozen)
+                variables = {"params": params, "batch_stats": batch_stats}
+                outputs, moved = plan.model.apply(variables, inputs, plan.train_layers, keys, after)
+                losses = _losses(plan, outputs["logits"], batch)
+                if mean_weight is not None:
+                    losses = losses / mean_weight
+                terms = regularisers.terms(params, outputs, batch, reference, features)
+                sums = training_sums(losses, outputs["logits"], batch["label"], terms)
+                return sum(terms.values(), start=jnp.mean(losses)), (moved, sums)
+
+            return jax.grad(objective, has_aux=True)(moving)
+
+        whole = plan.accumulate == 1
+        take = differentiate if whole else _by_parts(differentiate, plan, moving)
+        gradients, (batch_stats, sums) = take(state.batch_stats, batch, keys)
         gradients = jax.lax.pmean(gradients, AXIS)
         updates, opt_state = plan.transform.update(gradients, state.opt_state, moving)
         moving = optax.apply_updates(moving, updates)
@@ -72,7 +83,14 @@ def make_train_step(
             batch_stats=trees.merge(jax.lax.pmean(moved, AXIS), stored),
             opt_state=opt_state,
             seed=state.seed,
+            ema=state.ema,
         )
+        if plan.ema_decay is not None:
+            values = plan.training_leaves(
+                {"params": new_state.params, "batch_stats": new_state.batch_stats}
+            )
+            ema = optax.incremental_update(values, state.ema, 1 - plan.ema_decay)
+            new_state = dataclasses.replace(new_state, ema=ema)
         return new_state, jax.lax.psum(sums, AXIS)
 
     return train_step
@@ -97,6 +115,34 @@ def _mean_weight(plan: Plan, batch: Batch) -> jax.Array | None:
         return None
     weights = jnp.asarray(plan.class_weights, jnp.float32)
     return jax.lax.pmean(jnp.mean(mixed_loss(batch, lambda labels: weights[labels])), AXIS)
+
+
+def _by_parts(differentiate: _Differentiate, plan: Plan, moving: Tree) -> _Differentiate:
+    """`differentiate` of one micro-batch after another, in the memory of one.
+
+    All parts are of one size, so the mean of their gradients is that of the whole batch. Statistics
+    that move go from part to part.
+    """
+
+    def differentiate_parts(batch_stats: Tree, batch: Batch, keys: jax.Array | None) -> _Gradients:
+        parts = jax.tree.map(
+            lambda leaf: leaf.reshape(plan.accumulate, -1, *leaf.shape[1:]), (batch, keys)
+        )
+        adapting, stored = trees.split(batch_stats, plan.adapts)
+
+        def add(carry: tuple[Tree, Tree], part: Any) -> tuple[tuple[Tree, Tree], Sums]:
+            total, adapting = carry
+            gradients, (moved, sums) = differentiate(trees.merge(adapting, stored), *part)
+            adapting, _ = trees.split(moved, plan.adapts)
+            return (jax.tree.map(jnp.add, total, gradients), adapting), sums
+
+        zeros = jax.tree.map(jnp.zeros_like, moving)
+        (total, adapting), sums = jax.lax.scan(add, (zeros, adapting), parts)
+        gradients = jax.tree.map(lambda leaf: leaf / plan.accumulate, total)
+        sums = jax.tree.map(lambda leaf: jnp.sum(leaf, 0), sums)
+        return gradients, (trees.merge(adapting, stored), sums)
+
+    return differentiate_parts
 
 
 def _example_keys(state: TrainState, examples: int) -> jax.Array:
@@ -158,3 +204,12 @@ def make_predict_step(
         return outputs[output]
 
     return predict_step
+
+
+@functools.lru_cache(maxsize=8)
+def compiled_train_step(plan: Plan, after: str | None = None) -> Callable[..., Any]:
+    """`step(state, batch, reference)` on every device, compiled once for equal plans.
+
+    The state is donated: its memory is re-used for the new one.
+    """
+    return compile_step(make_train_step(plan, after), donate_state=True)

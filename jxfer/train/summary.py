@@ -85,6 +85,7 @@ def build(
     course: Course,
     *,
     best: dict[str, int],
+    steps: int,
     test: Evaluation | None,
     frozen_unchanged: Sequence[bool | None],
     commit: str | None,
@@ -95,12 +96,13 @@ def build(
     those of the last phase. `frozen_unchanged` holds for all phases, None where none froze a leaf.
 
     Args:
+      steps: that were taken; fewer than planned where the run stopped early, in its last phase.
       frozen_unchanged: of each phase.
     """
     phases = [
         {
             "name": plan.phase.name,
-            "steps": plan.total_steps,
+            "steps": min(end, steps) - (end - plan.total_steps),
             "parameters": parameters_by_label(plan),
             "optimizer_state_bytes": optimizer_bytes(course.like(end)),
             "frozen_unchanged": unchanged,
@@ -124,7 +126,8 @@ def build(
         "test_macro_f1": test.macro_f1 if test else None,
         "test_loss": test.loss if test else None,
         "best_step": best["step"],
-        "steps": course.steps,
+        "steps": steps,
+        "stopped_early": steps < course.steps,
         "loaded": list(report.loaded),
         "reinitialised": list(report.reinitialised),
         "dropped": list(report.dropped),

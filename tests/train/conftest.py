@@ -18,7 +18,8 @@ from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.config import TrainConfig
 from jxfer.train.loop import evaluation_steps
 from jxfer.train.phases import Course
-from jxfer.train.state import TrainState, set_up
+from jxfer.train.plans import set_up
+from jxfer.train.state import TrainState
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.trees import Tree

@@ -33,6 +33,10 @@ FULL = TrainConfig(
     regularise=RegulariseConfig(delta=0.1, bss=0.001, bss_k=2),
     epochs=0.1,
     seed=7,
+    accumulate=2,
+    compute_dtype="bfloat16",
+    ema_decay=0.99,
+    patience=3,
     zoo="my/zoo",
 )
 
@@ -48,6 +52,10 @@ FULL = TrainConfig(
         ("log_every", 0, "--log-every 0"),
         ("checkpoint_every", 0, "--checkpoint-every 0"),
         ("seed", -1, "--seed -1"),
+        ("accumulate", 0, "--accumulate 0"),
+        ("patience", 0, "--patience 0"),
+        ("ema_decay", 1.0, "--ema-decay 1"),
+        ("ema_decay", 0.0, "--ema-decay 0"),
     ],
 )
 def test_a_value_out_of_range_is_named_with_its_option(field, value, option, one_line):

@@ -15,7 +15,7 @@ from jxfer.train import loop, parallel, step
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.loop import evaluation_steps
 from jxfer.train.phases import Course
-from jxfer.train.state import set_up
+from jxfer.train.plans import set_up
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo.pretrained import ModelConfig

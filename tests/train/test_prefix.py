@@ -15,7 +15,7 @@ from jxfer.train import feature_store, loop, prefix
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.feature_store import CacheConfig
 from jxfer.train.loop import evaluation_steps
-from jxfer.train.state import set_up
+from jxfer.train.plans import set_up
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo.pretrained import ModelConfig

@@ -17,7 +17,7 @@ from jxfer.models.heads import HeadConfig
 from jxfer.train import loop, parallel, step
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.evaluate import source_relationship
-from jxfer.train.state import set_up
+from jxfer.train.plans import set_up
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import store
@@ -388,7 +388,7 @@ def test_a_kill_changes_no_bit(
 def test_the_relationship_is_the_mean_of_the_sources_probabilities_by_class(config):
     """On the evaluation view, beside a forward pass of the entry as it is on disk."""
     pretrained, _ = prepare(config)
-    train = loader.load_splits(config.data).train
+    train = screen.load_splits(config.data).train
     found = source_relationship(pretrained, train, 16)["relationship"]
     card, variables = store.load(config.model.weights)
     model = store.build(card)

@@ -5,7 +5,7 @@ import pytest
 
 from jxfer import trees
 from jxfer.train import loop
-from jxfer.train.state import set_up
+from jxfer.train.plans import set_up
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import store
 from jxfer.zoo.pretrained import ModelConfig

@@ -11,7 +11,8 @@ from jxfer.data.transforms import CIFAR
 from jxfer.losses.classification import LossConfig
 from jxfer.models import registry
 from jxfer.train import parallel
-from jxfer.train.state import Plan, set_up
+from jxfer.train.plans import set_up
+from jxfer.train.state import Plan
 from jxfer.train.step import make_train_step
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig, phases

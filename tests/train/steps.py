@@ -1,0 +1,60 @@
+"""Train steps of a small network on one device, without a run around them."""
+
+import functools
+
+import jax
+import numpy as np
+
+from jxfer.data.transforms import CIFAR
+from jxfer.losses.classification import LossConfig
+from jxfer.models import registry
+from jxfer.train import parallel, step
+from jxfer.train.state import Plan
+from jxfer.transfer.optimizer import OptimizerConfig
+from jxfer.transfer.strategy import StrategyConfig, phases
+
+BATCH = 16
+
+
+def make_plan(name="full", **fields):
+    """ResNet-20 through stage 1 with 3 classes; `head` and fields of the plan by keyword."""
+    head = {"head": fields.pop("head")} if "head" in fields else {}
+    model = registry.create("resnet20", 3, through="stage1", **head)
+    (phase,) = phases(StrategyConfig(name), model.stages)
+    defaults = {
+        "model": model,
+        "preprocessing": CIFAR,
+        "phase": phase,
+        "optimizer": OptimizerConfig(lr=0.5, clip_norm=1.0),
+        "loss": LossConfig(label_smoothing=0.1),
+        "total_steps": 10,
+        "steps_per_epoch": 5.0,
+        "folded": False,
+    }
+    return Plan(**{**defaults, **fields})
+
+
+def draw_batch(size=8):
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.integers(0, 256, (BATCH, size, size, 3), dtype=np.uint8),
+        "label": rng.integers(0, 3, BATCH).astype(np.int32),
+    }
+
+
+@functools.cache
+def compiled(plan):
+    return jax.jit(jax.vmap(step.make_train_step(plan), axis_name=parallel.AXIS))
+
+
+def train(plan, steps):
+    """(state, sums) after each step, on the same batch, as host arrays."""
+    state = jax.tree.map(
+        lambda leaf: np.asarray(leaf)[None], plan.initial_state(plan.model.init(0), 3)
+    )
+    batch = {name: array[None] for name, array in draw_batch().items()}
+    found = []
+    for _ in range(steps):
+        state, sums = compiled(plan)(state, batch)
+        found.append(jax.tree.map(lambda leaf: np.asarray(leaf)[0], (state, sums)))
+    return found
