@@ -2,9 +2,9 @@
 
 Last of the data files. Batches are NumPy, on the host. The examples of a training batch, their
 order and their augmentation are a pure function of (seed, step), whatever the number of threads or
-hosts: to resume, start at the next step. (Mixing pairs examples of one host, so that alone depends
-on the number of hosts.) Decoding runs in threads, because OpenCV and Pillow
-release the GIL, and processes take seconds to start.
+hosts: to resume, start at the next step. Only mixing, which pairs the examples of one host, depends
+on the number of hosts. Decoding runs in threads, because OpenCV and Pillow release the GIL, and
+processes take seconds to start.
 """
 
 import concurrent.futures
@@ -35,10 +35,14 @@ def load_splits(config: DataConfig) -> Splits:
     """Opens the splits for training and, with `on_bad_image="skip"`, leaves bad images out.
 
     Raises:
-      UserError: as `sources.open_splits`, or a class has no readable training image.
+      UserError: as `sources.open_splits`; a class has no training image to balance with, or no
+        readable one.
     """
     if config.on_bad_image == "error":
-        return sources.open_splits(config)
+        splits = sources.open_splits(config)
+        if config.balanced_sampling:
+            sampling.members(splits.train)
+        return splits
     splits = sources.open_splits(config, screen=drop_unreadable)
     if splits.skipped:
         _log.warning(
