@@ -2,8 +2,8 @@
 
 Last of the data files. Batches are NumPy, on the host. The examples of a training batch, their
 order and their augmentation are a pure function of (seed, step), whatever the number of threads or
-hosts: to resume, start at the next step. (Mixing pairs examples of one host, so that alone depends
-on the number of hosts.) Decoding runs in threads, because OpenCV and Pillow release the GIL, and
+hosts: to resume, start at the next step. Only mixing, which pairs the examples of one host, depends
+on the number of hosts. Decoding runs in threads, because OpenCV and Pillow release the GIL, and
 processes take seconds to start.
 """
 

@@ -35,24 +35,33 @@ def class_balanced(source: Source, seed: int) -> Any:
     """
     import grain
 
-    classes = len(source.class_names)
-    counts = np.bincount(source.labels, minlength=classes)
+    counts = [len(indices) for indices in members(source)]
+    classes = len(counts)
+    seeds = np.random.SeedSequence(seed).generate_state(classes)
+    draws = [
+        grain.MapDataset.source(indices).shuffle(seed=int(class_seed)).repeat(None)
+        for indices, class_seed in zip(members(source), seeds, strict=True)
+    ]
+
+    def draw(number: int, label: int) -> tuple[int, int]:
+        of_class = number // classes
+        return int(draws[label][of_class]), of_class // counts[label]
+
+    labels = grain.MapDataset.range(classes).seed(seed).shuffle().repeat(None)
+    return labels.map_with_index(draw)
+
+
+def members(source: Source) -> list[np.ndarray]:
+    """The indices of each class's examples, ascending.
+
+    Raises:
+      UserError: a class has no example.
+    """
+    counts = np.bincount(source.labels, minlength=len(source.class_names))
     if not counts.all():
         empty = source.class_names[int(counts.argmin())]
         raise UserError(
             f"class {empty} has no training image to draw: add some, or leave out "
             "--data.balanced-sampling"
         )
-    by_class = np.split(np.argsort(source.labels, kind="stable"), np.cumsum(counts)[:-1])
-    seeds = np.random.SeedSequence(seed).generate_state(classes)
-    draws = [
-        grain.MapDataset.source(members).shuffle(seed=int(class_seed)).repeat(None)
-        for members, class_seed in zip(by_class, seeds, strict=True)
-    ]
-
-    def draw(number: int, label: int) -> tuple[int, int]:
-        of_class = number // classes
-        return int(draws[label][of_class]), of_class // int(counts[label])
-
-    labels = grain.MapDataset.range(classes).seed(seed).shuffle().repeat(None)
-    return labels.map_with_index(draw)
+    return np.split(np.argsort(source.labels, kind="stable"), np.cumsum(counts)[:-1])

@@ -1,6 +1,6 @@
 """Images that cannot be read: found before training, and left out where the config says so.
 
-After `transforms`, before `loader`.
+After `transforms` and `sampling`, before `loader`.
 """
 
 import concurrent.futures
@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-from jxfer.data import sources, transforms
+from jxfer.data import sampling, sources, transforms
 from jxfer.data.readers import Source, Subset
 from jxfer.data.sources import DataConfig, Splits
 from jxfer.errors import UserError
@@ -22,10 +22,14 @@ def load_splits(config: DataConfig) -> Splits:
     """Opens the splits for training and, with `on_bad_image="skip"`, leaves bad images out.
 
     Raises:
-      UserError: as `sources.open_splits`, or a class has no readable training image.
+      UserError: as `sources.open_splits`; a class has no training image to balance with, or no
+        readable one.
     """
     if config.on_bad_image == "error":
-        return sources.open_splits(config)
+        splits = sources.open_splits(config)
+        if config.balanced_sampling:
+            sampling.members(splits.train)
+        return splits
     splits = sources.open_splits(config, screen=drop_unreadable)
     if splits.skipped:
         _log.warning(

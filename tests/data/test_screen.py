@@ -3,9 +3,9 @@ import logging
 import pytest
 
 from jxfer.data.loader import eval_batches
-from jxfer.data.readers import FolderSource
+from jxfer.data.readers import FolderSource, Subset
 from jxfer.data.screen import drop_unreadable, load_splits
-from jxfer.data.sources import DataConfig
+from jxfer.data.sources import DataConfig, Splits
 from jxfer.data.transforms import Preprocessing
 from jxfer.errors import UserError
 
@@ -39,3 +39,13 @@ def test_a_class_without_readable_images_is_named(make_folder):
     message = r"class b has no readable training image \(2 skipped, the first b/0[01]\.png\)"
     with pytest.raises(UserError, match=message):
         load_splits(DataConfig(f"folder:{root}", on_bad_image="skip"))
+
+
+def test_balanced_sampling_is_refused_before_a_run_where_a_class_is_empty(
+    source, monkeypatch, one_line
+):
+    splits = Splits(Subset(source, [0, 1, 30]), source, None)
+    monkeypatch.setattr("jxfer.data.sources.open_splits", lambda config: splits)
+    assert load_splits(DataConfig("digits")) is splits
+    with one_line("class b has no training image", "--data.balanced-sampling"):
+        load_splits(DataConfig("digits", balanced_sampling=True))

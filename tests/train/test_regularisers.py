@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jxfer import trees
-from jxfer.data import loader, transforms
+from jxfer.data import screen, transforms
 from jxfer.data.transforms import CIFAR, normalise
 from jxfer.losses.regularise import RegulariseConfig
 from jxfer.models.heads import HeadConfig
