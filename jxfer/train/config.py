@@ -45,7 +45,7 @@ class TrainConfig:
     accumulate: int = 1
     """Parts into which each device splits its share of a batch, one after another, to save memory;
     their gradients are averaged. BatchNorm in train mode normalises each part by itself and moves
-    its averages with each."""
+    its averages with each. Slow on CPU, where XLA's convolutions lose their fast path in a loop."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the activations, in training and in the evaluations of the run. Parameters, statistics,
     optimizer, logits and loss stay float32, and so does the saved model."""
