@@ -9,7 +9,7 @@ Three tasks:
 
 - `digits-cifar100`, `digits-glyphs`: scikit-learn's digits, 10 labels per class, from the shipped
   ResNet-20 of an unlike and of a like source; 12 epochs. Nothing is downloaded.
-- `hymenoptera`: ants and bees, ImageNet's ResNet-18 through stage 3 at 96 px, 10 epochs. Put the
+- `hymenoptera`: ants and bees, ImageNet's ResNet-18 through stage 3 at 96 px, 6 epochs. Put the
   tutorial's `train` folder at `runs/hymenoptera/train` and its `val` folder at
   `runs/hymenoptera/test`, and the weights into a zoo at `runs/zoo` as `resnet18-imagenet`. A fifth
   of `train` is held out for validation.
@@ -21,7 +21,7 @@ strategies, so differences from `full` are paired. No augmentation.
 
 Command: `python experiments/strategies.py digits-cifar100` (and so for each task)
 Expected: `experiments/results/strategies-TASK.md`, and `.json` with every run.
-Time: on 2 cores, a quarter of an hour for a task of digits, an hour for hymenoptera.
+Time: on 2 cores, a quarter of an hour for a task of digits, half an hour for hymenoptera.
 """
 
 import dataclasses
@@ -123,7 +123,7 @@ TASKS = {
     "hymenoptera": Task(
         data=lambda seed: DataConfig("folder:runs/hymenoptera", val_fraction=0.2, split_seed=seed),
         model=ModelConfig(weights="resnet18-imagenet", image_size=96),
-        epochs=10,
+        epochs=6,
         batch_size=16,
         rates=(0.01, 0.1),
         tuning_seeds=(100,),
