@@ -69,7 +69,7 @@ ARMS = {
     "lp_ft": Arm(StrategyConfig("lp_ft")),
     "gradual": Arm(StrategyConfig("gradual")),
     "surgical, stem and stage 1": Arm(StrategyConfig("surgical", stages=("stem", "stage1"))),
-    "surgical, stage 3": Arm(StrategyConfig("surgical", stages=("stage3",))),
+    "surgical, stage 2": Arm(StrategyConfig("surgical", stages=("stage2",))),
     # A few hundred numbers move: at a tenth of the head's rate they hardly would.
     "bn_only": Arm(StrategyConfig("bn_only"), backbone=1.0),
     "bitfit": Arm(StrategyConfig("bitfit"), backbone=1.0),
