@@ -155,6 +155,13 @@ def set_up(
         sync_axis=AXIS if config.sync_bn else None,
         zoo=config.zoo,
     )
+    return pretrained, make_plans(config, pretrained, total_steps, steps_per_epoch)
+
+
+def make_plans(
+    config: TrainConfig, pretrained: Pretrained, total_steps: int, steps_per_epoch: float
+) -> tuple[Plan, ...]:
+    """Plans the training of a model that is loaded, phase by phase; raises as `set_up`."""
     phases = strategy.phases(
         config.strategy,
         pretrained.model.stages,
@@ -176,7 +183,7 @@ def set_up(
         for phase, steps in zip(phases, lengths, strict=True)
     )
     _check_plans(config, pretrained, plans)
-    return pretrained, plans
+    return plans
 
 
 def _check_plans(config: TrainConfig, pretrained: Pretrained, plans: Sequence[Plan]) -> None:
