@@ -5,7 +5,7 @@ that are there, measured, and run once on the same random images. Nothing is tra
 """
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -23,8 +23,12 @@ FLOPS_TOLERANCE = 0.02
 """The step counts its correct answers and pads where the least does not; a backward pass that comes
 back costs far more."""
 UPDATE_TOLERANCE = 0.01
-"""Of the norm of a group's update. Two programs round differently; the traps are off by factors."""
+"""Of the norm of what a step changes in a group, or in a statistic. Two programs round differently;
+the traps are off by factors."""
 _ROUNDING = 1e-6  # of the parameters' norm: what rounding their sum with the update may change
+
+Leaves = dict[str, np.ndarray]
+"""By path."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +91,7 @@ def audit(plan: Plan, variables: Tree, per_device_batch: int) -> Audit:
         *_memory_leaks(groups),
         *_frozen_leaks(plan, start, after),
         *_update_leaks(plan, start, after, moved),
-        *_statistics_leaks(after, averages),
+        *_statistics_leaks(start, after, averages),
     ]
     return Audit(plan.phase.name, groups, program, least_program, tuple(leaks))
 
@@ -221,45 +225,44 @@ def _changed(before: Tree, after: Tree) -> dict[str, bool]:
     }
 
 
-def _update_leaks(
-    plan: Plan, start: TrainState, after: TrainState, moved: dict[str, np.ndarray]
-) -> list[str]:
+def _update_leaks(plan: Plan, start: TrainState, after: TrainState, moved: Leaves) -> list[str]:
+    """What trains must move as the least step moves it."""
     before, found = trees.flatten(start.params), trees.flatten(after.params)
     leaks = []
     for label, paths in least.groups(plan).items():
         if label == FROZEN:
             continue
-        right = _joined(moved[path] - before[path] for path in paths)
-        update = _joined(found[path] - before[path] for path in paths)
-        size, slack = (
-            np.linalg.norm(right),
-            _ROUNDING * np.linalg.norm(_joined(before[path] for path in paths)),
-        )
-        if not right.any():
+        size, right_size, agree = _compare(before, found, moved, paths)
+        if not right_size:
             leaks.append(
                 f"{label} learns at a rate of 0: it moves nothing and costs its gradients all the "
                 "same; freeze it"
             )
-        elif not np.linalg.norm(update - right) <= UPDATE_TOLERANCE * size + slack:
-            leaks.append(
-                f"the update of {label} is wrong: {np.linalg.norm(update) / size:.3g} of the right "
-                "one in norm"
-            )
+        elif not agree:
+            ratio = size / right_size
+            leaks.append(f"the update of {label} is wrong: {ratio:.3g} of the right one in norm")
     return leaks
 
 
-def _statistics_leaks(after: TrainState, averages: dict[str, np.ndarray]) -> list[str]:
-    found = trees.flatten(after.batch_stats)
-    wrong = [
-        path
-        for path, right in averages.items()
-        if not np.linalg.norm(found[path] - right) <= UPDATE_TOLERANCE * np.linalg.norm(right)
-    ]
+def _statistics_leaks(start: TrainState, after: TrainState, averages: Leaves) -> list[str]:
+    before, found = trees.flatten(start.batch_stats), trees.flatten(after.batch_stats)
+    wrong = [path for path in averages if not _compare(before, found, averages, [path])[2]]
     return [f"statistics of BatchNorm do not follow the batch: {_some(wrong)}"] if wrong else []
 
 
-def _joined(leaves: Any) -> np.ndarray:
-    return np.concatenate([np.ravel(leaf) for leaf in leaves]).astype(np.float64)
+def _compare(
+    before: Leaves, found: Leaves, right: Leaves, paths: Sequence[str]
+) -> tuple[float, float, bool]:
+    """(norm of the change that was found, that of the right one, whether the two agree)."""
+
+    def joined(leaves: Leaves) -> np.ndarray:
+        return np.concatenate([np.ravel(leaves[path]) for path in paths]).astype(np.float64)
+
+    start = joined(before)
+    change, right_change = joined(found) - start, joined(right) - start
+    size, right_size = float(np.linalg.norm(change)), float(np.linalg.norm(right_change))
+    tolerance = UPDATE_TOLERANCE * right_size + _ROUNDING * np.linalg.norm(start)
+    return size, right_size, bool(np.linalg.norm(change - right_change) <= tolerance)
 
 
 def _bytes(opt_state: optax.OptState) -> int:
