@@ -11,6 +11,7 @@ from jxfer.errors import UserError
 COMMANDS = {
     "train": "train a model, or resume or finish a run",
     "lr-find": "suggest a learning rate for a run",
+    "audit": "what a training costs a step, and whether what is frozen leaks",
     "evaluate": "accuracy of a run or zoo entry on a data set",
     "predict": "class names and probabilities of images",
     "zoo": "import, list, show, verify, compare and export pretrained weights",

@@ -44,20 +44,43 @@ def set_up(
             f"{config.strategy.name} starts from pretrained weights: give --model.weights, "
             "or --strategy.name scratch for random ones"
         )
+    pretrained = load(config, class_names)
+    class_weights = None
+    if config.loss.class_weights == "balanced":
+        if train is None:
+            raise ValueError("class weights need the training split")
+        class_weights = balanced_weights(train.labels, class_names)
+    return pretrained, make_plans(config, pretrained, total_steps, steps_per_epoch, class_weights)
+
+
+def load(config: TrainConfig, class_names: Sequence[str]) -> Pretrained:
+    """The model as the run has it: its compute dtype, and for Co-Tuning the source's head.
+
+    Raises:
+      UserError: as `create_model`; Co-Tuning has no head of the source.
+    """
     pretrained = create_model(
         config.model,
         class_names,
         seed=config.seed,
-        scratch=scratch,
+        scratch=config.strategy.name == "scratch",
         sync_axis=AXIS if config.sync_bn else None,
         zoo=config.zoo,
     )
     if config.regularise.co_tuning:
         pretrained = pretrained.with_source_head()
-    pretrained = dataclasses.replace(
-        pretrained,
-        model=dataclasses.replace(pretrained.model, compute_dtype=config.compute_dtype),
-    )
+    model = dataclasses.replace(pretrained.model, compute_dtype=config.compute_dtype)
+    return dataclasses.replace(pretrained, model=model)
+
+
+def make_plans(
+    config: TrainConfig,
+    pretrained: Pretrained,
+    total_steps: int,
+    steps_per_epoch: float,
+    class_weights: tuple[float, ...] | None = None,
+) -> tuple[Plan, ...]:
+    """Plans the training of a model that is loaded, phase by phase; raises as `set_up`."""
     phases = strategy.phases(
         config.strategy,
         pretrained.model.stages,
@@ -65,11 +88,6 @@ def set_up(
         per_stage=config.optimizer.per_stage,
     )
     lengths = strategy.phase_steps(phases, config.epochs, total_steps, steps_per_epoch)
-    class_weights = None
-    if config.loss.class_weights == "balanced":
-        if train is None:
-            raise ValueError("class weights need the training split")
-        class_weights = balanced_weights(train.labels, class_names)
     prefix = "params/"
     loaded = frozenset(
         path.removeprefix(prefix) for path in pretrained.report.loaded if path.startswith(prefix)
@@ -95,7 +113,7 @@ def set_up(
         for phase, steps in zip(phases, lengths, strict=True)
     )
     _check_plans(config, pretrained, plans)
-    return pretrained, plans
+    return plans
 
 
 def _check_plans(config: TrainConfig, pretrained: Pretrained, plans: Sequence[Plan]) -> None:

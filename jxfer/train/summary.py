@@ -1,5 +1,7 @@
 """What a run says of itself: the start-up table, `summary.json`, and the best model as an entry."""
 
+import collections
+import dataclasses
 import importlib.metadata
 import pathlib
 import platform
@@ -11,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from jxfer import text, trees
 from jxfer.data.sources import Splits
@@ -18,7 +21,7 @@ from jxfer.train import config as configs
 from jxfer.train.config import TrainConfig
 from jxfer.train.metrics import Evaluation
 from jxfer.train.phases import Course
-from jxfer.train.state import Plan, TrainState
+from jxfer.train.state import Plan
 from jxfer.transfer.labels import FROZEN, LABELS, base
 from jxfer.zoo.card import Card, Measurement
 from jxfer.zoo.pretrained import Pretrained
@@ -27,7 +30,10 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 
 
 def print_start(splits: Splits, pretrained: Pretrained, strategy: str, course: Course) -> None:
-    """The start-up table: what was loaded; each group's parameters, rate and optimizer bytes."""
+    """The start-up table: what was loaded; each group's parameters, rate, optimizer and norms.
+
+    `jxfer audit` tells what the compiled steps cost: here nothing waits for the compiler.
+    """
     model = pretrained.model
     test = f"{len(splits.test)} test" if splits.test is not None else "no test split"
     lines = [
@@ -40,14 +46,22 @@ def print_start(splits: Splits, pretrained: Pretrained, strategy: str, course: C
     ]
     if pretrained.fresh and pretrained.report.loaded:
         lines.insert(2, f"new in the backbone: {', '.join(pretrained.fresh)}")
-    rows = [("phase", "steps", "group", "parameters", "peak learning rate", "optimizer bytes")]
+    columns = (
+        "group",
+        "parameters",
+        "peak learning rate",
+        "optimizer bytes",
+        "norms",
+        "statistics bytes",
+    )
+    rows = [("phase", "steps", *columns)]
     for plan, end in zip(course.plans, course.ends, strict=True):
-        counts, memory = parameters_by_label(plan), optimizer_bytes(course.like(end))
+        memory, norms = optimizer_bytes(plan, course.like(end).opt_state), norms_by_label(plan)
         peaks = plan.peaks
-        for label, count in counts.items():
+        for label, count in parameters_by_label(plan).items():
             if count:
                 rate = "-" if label == FROZEN else f"{peaks[label]:.3g}"
-                cells = (label, f"{count:,}", rate, f"{memory.get(label, 0):,}")
+                cells = (label, f"{count:,}", rate, f"{memory[label]:,}", *norms[label].cells())
                 rows.append((plan.phase.name, str(plan.total_steps), *cells))
     print("\n".join(lines) + text.table(rows), file=sys.stderr)
 
@@ -62,12 +76,59 @@ def parameters_by_label(plan: Plan) -> dict[str, int]:
     return counts
 
 
-def optimizer_bytes(state: TrainState) -> dict[str, int]:
-    """Bytes of optimizer state under each label; `state` may hold shapes."""
-    return {
-        label: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(inner))
-        for label, inner in state.opt_state.inner_states.items()
-    }
+def optimizer_bytes(plan: Plan, opt_state: optax.OptState) -> dict[str, int]:
+    """Bytes of optimizer state under each label of the plan, whatever the form of the transform.
+
+    What is kept for a parameter, which is named by its path, counts under the parameter's label;
+    the counters of a group under the group's own.
+
+    Args:
+      opt_state: of the plan; it may hold shapes.
+    """
+    labels = trees.flatten(plan.labels)
+    memory = dict.fromkeys(parameters_by_label(plan), 0)
+    for keys, leaf in jax.tree_util.tree_flatten_with_path(opt_state)[0]:
+        names = [key.key for key in keys if isinstance(key, jax.tree_util.DictKey)]
+        ends = ("/".join(names[i:]) for i in range(len(names)))
+        label = next((labels[end] for end in ends if end in labels), names[0] if names else None)
+        if label in memory:
+            memory[label] += leaf.size * leaf.dtype.itemsize
+    return memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Norms:
+    """The norm layers of a group."""
+
+    modes: dict[str, int]
+    """How many run on their stored averages (frozen), by the batch under frozen parameters (adapt),
+    and by the batch (train); those that do not occur left out."""
+    bytes: int
+    """Of their running means and variances."""
+
+    def cells(self) -> tuple[str, str]:
+        """For a table."""
+        counts = ", ".join(f"{count} {mode}" for mode, count in self.modes.items())
+        return counts or "-", f"{self.bytes:,}"
+
+
+def norms_by_label(plan: Plan) -> dict[str, Norms]:
+    """The norm layers under each label of the plan; a layer of two labels is where it moves."""
+    statistics = trees.flatten(plan.model.shapes()["batch_stats"])
+    labels: dict[str, str] = {}
+    for path, label in trees.flatten(plan.labels).items():
+        layer = path.rpartition("/")[0]
+        if labels.get(layer, FROZEN) == FROZEN:
+            labels[layer] = label
+    modes: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    memory: collections.Counter[str] = collections.Counter()
+    for path in plan.model.norm_paths():
+        batch = "adapt" if labels[path] == FROZEN else "train"
+        modes[labels[path]][batch if path in plan.train_layers else "frozen"] += 1
+        for name in ("mean", "var"):
+            leaf = statistics[f"{path}/{name}"]
+            memory[labels[path]] += leaf.size * leaf.dtype.itemsize
+    return {label: Norms(dict(modes[label]), memory[label]) for label in parameters_by_label(plan)}
 
 
 def _by_base(figures: dict[str, int]) -> dict[str, int]:
@@ -104,7 +165,7 @@ def build(
             "name": plan.phase.name,
             "steps": min(end, steps) - (end - plan.total_steps),
             "parameters": parameters_by_label(plan),
-            "optimizer_state_bytes": optimizer_bytes(course.like(end)),
+            "optimizer_state_bytes": optimizer_bytes(plan, course.like(end).opt_state),
             "frozen_unchanged": unchanged,
         }
         for plan, end, unchanged in zip(course.plans, course.ends, frozen_unchanged, strict=True)
@@ -134,7 +195,9 @@ def build(
         "skipped_images": list(splits.skipped),
         "commit": commit,
         "parameters": _by_base(parameters_by_label(course.plans[-1])),
-        "optimizer_state_bytes": _by_base(optimizer_bytes(course.like(course.steps))),
+        "optimizer_state_bytes": _by_base(
+            optimizer_bytes(course.plans[-1], course.like(course.steps).opt_state)
+        ),
         "frozen_unchanged": all(told) if told else None,
         "devices": jax.device_count(),
         "hosts": jax.process_count(),

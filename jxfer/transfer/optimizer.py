@@ -209,11 +209,12 @@ def build(
       labels: a label for each parameter that the transform will see.
       rates: from `schedules`.
     """
-    groups = {label: _group(config, rate) for label, rate in rates.items()}
+    groups = {label: group(config, rate) for label, rate in rates.items()}
     return optax.multi_transform({FROZEN: optax.set_to_zero(), **groups}, labels)
 
 
-def _group(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+def group(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+    """The transform of one group, over its own leaves alone."""
     decays: Callable[[Tree], Tree] | None = None
     if not config.decay_norm_and_bias:
         # Kernels have two or more axes; scales and biases have one.

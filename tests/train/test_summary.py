@@ -1,9 +1,12 @@
 import json
 
+import jax
+import optax
 import pytest
 
 from jxfer.commands.zoo import main as zoo_command
 from jxfer.train import summary
+from jxfer.train.state import set_up
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import store
 from jxfer.zoo.pretrained import ModelConfig, create_model
@@ -65,3 +68,39 @@ def test_show_prints_the_parents(chain, capsys):
     assert "parents" not in capsys.readouterr().out
     zoo_command(["show", str(chain[3]), "--json"])
     assert len(json.loads(capsys.readouterr().out)["parents"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("strategy", "modes"),
+    [
+        (StrategyConfig("linear_probe"), {"frozen": {"frozen": 7}, "head": {}}),
+        (StrategyConfig("linear_probe", frozen_norms="adapt"), {"frozen": {"adapt": 7}}),
+        (StrategyConfig("partial", "stem"), {"frozen": {"frozen": 1}, "low_lr": {"train": 6}}),
+        (StrategyConfig("full", trainable_norms="frozen"), {"low_lr": {"frozen": 7}}),
+        (StrategyConfig("bitfit"), {"frozen": {}, "low_lr": {"train": 7}}),
+    ],
+    ids=lambda value: value.name if isinstance(value, StrategyConfig) else "",
+)
+def test_the_norms_of_a_group_are_counted_by_how_they_run(
+    strategy, modes, make_entry, small_config
+):
+    model = ModelConfig(weights=make_entry("standard"), through="stage1")
+    _, (plan,) = set_up(small_config(model=model, strategy=strategy), CLASSES, 9, 2.25)
+    found = summary.norms_by_label(plan)
+    assert {label: found[label].modes for label in modes} == modes
+    assert sum(norms.bytes for norms in found.values()) == 7 * 2 * 16 * 4
+
+
+def test_optimizer_bytes_count_under_the_parameter_s_label_in_any_transform(
+    make_entry, small_config
+):
+    model = ModelConfig(weights=make_entry("standard"), through="stage1")
+    config = small_config(model=model, strategy=StrategyConfig("linear_probe"))
+    _, (plan,) = set_up(config, CLASSES, 9, 2.25)
+    head, frozen = 16 * 3 + 3, 14480
+    counter = 4  # of the schedule
+    shapes = plan.model.shapes()["params"]
+    grouped = jax.eval_shape(plan.transform.init, {"head": shapes["head"]})
+    assert summary.optimizer_bytes(plan, grouped) == {"frozen": 0, "head": 4 * head + counter}
+    everything = jax.eval_shape(optax.adam(0.1).init, shapes)
+    assert summary.optimizer_bytes(plan, everything) == {"frozen": 8 * frozen, "head": 8 * head}
