@@ -39,7 +39,7 @@ class TrainConfig:
     log_every: int = 10
     """Steps between two lines of training metrics."""
     checkpoint_every: int = 500
-    """Steps between two checkpoints; each evaluation writes one too."""
+    """Steps between two checkpoints; an evaluation that is the best so far writes one too."""
     sync_bn: bool = False
     """BatchNorm over the global batch instead of per device."""
     accumulate: int = 1

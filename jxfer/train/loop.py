@@ -183,10 +183,10 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
                     log.clock.lap()
                 log.add(step, sums)
                 evaluating = step in run.evaluate_at
-                saving = evaluating or step == end or step % config.checkpoint_every == 0
+                saving = step == end or step % config.checkpoint_every == 0
                 if evaluating or step == end or step % config.log_every == 0:
                     log.end_line(step)
-                if saving:
+                if evaluating or saving:
                     log.flush()
                 seconds["step"] += clock.lap()
                 if evaluating:
@@ -194,19 +194,20 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
                         result = cache.evaluate(run.evaluator, state.variables)
                     else:
                         result = run.evaluator.evaluate(state.variables, run.splits.val)
-                    best.update(step, result)
+                    saving |= best.update(step, result)
                     figures = {f"val_{k}": v for k, v in dataclasses.asdict(result).items()}
                     place = {"epoch": step / plan.steps_per_epoch, "phase": plan.phase.name}
                     writers.write(step, place | figures)
                     seconds["eval"] += clock.lap()
                 over = evaluating and run.is_over(best, step)
-                if saving:
+                if saving or over:
                     host_state = parallel.fetch(state)
                     progress |= {"best": dataclasses.asdict(best), "open_sums": log.open_sums()}
                     if step == end or over:
                         unchanged = course.frozen_unchanged(host_state)
                         progress["frozen_unchanged"] = [*progress["frozen_unchanged"], unchanged]
                     checkpoints.save(host_state, progress)
+                if evaluating or saving:
                     clock.lap()
                     log.clock.lap()
                 if over:

@@ -17,9 +17,12 @@ class Best:
     step: int | None = None
     correct: int = -1
 
-    def update(self, step: int, result: Evaluation) -> None:
-        if result.correct > self.correct:
+    def update(self, step: int, result: Evaluation) -> bool:
+        """Takes an evaluation; returns whether it is the best."""
+        better = result.correct > self.correct
+        if better:
             self.step, self.correct = step, result.correct
+        return better
 
 
 def out_of_patience(
