@@ -198,7 +198,6 @@ def _table(found: dict[str, Any]) -> list[tuple[str, ...]]:
             "95 % interval",
             "minus full",
             "95 % interval",
-            "seconds a run",
         )
     ]
     for name, arm in sorted(found.items(), key=lambda item: -np.mean(item[1]["test"])):
@@ -216,7 +215,6 @@ def _table(found: dict[str, Any]) -> list[tuple[str, ...]]:
                 f"{accuracy.mean():.1f}",
                 f"{low:.1f} to {high:.1f}",
                 *difference,
-                f"{np.median(arm['seconds']):.0f}",
             )
         )
     return rows
