@@ -6,7 +6,7 @@ import pytest
 
 from jxfer.commands.zoo import main as zoo_command
 from jxfer.train import summary
-from jxfer.train.state import set_up
+from jxfer.train.plans import set_up
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import store
 from jxfer.zoo.pretrained import ModelConfig, create_model
