@@ -119,7 +119,8 @@ def _train(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> dict[str, 
     if not quiet:
         summary.print_start(splits, pretrained, config.strategy.name, run.course)
         for choice in run.choices:
-            print(choice.describe(), file=sys.stderr)
+            if choice.plan.prefix is not None:
+                print(choice.describe(), file=sys.stderr)
     with Checkpoints(folder / "checkpoints") as checkpoints:
         progress, steps, images = _take_steps(run, checkpoints)
         variables = checkpoints.restore_variables(progress["best"]["step"], run.course.like)
@@ -160,7 +161,7 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
             first = int(host_state.step) + 1
             if index and first == before + 1:
                 host_state = course.enter(host_state, index)
-            cache = _fill_cache(run, index, host_state)
+            cache = _fill_cache(run, index, host_state, bar)
             if cache:
                 batches = cache.train_batches(first - 1)
             else:
@@ -212,16 +213,21 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
                     log.clock.lap()
                 if over:
                     break
+            del cache, batches, stream  # before those of the next phase take their place
     return progress, step, (step - start) * config.batch_size
 
 
-def _fill_cache(run: _Run, index: int, state: TrainState) -> prefix.PrefixCache | None:
+def _fill_cache(
+    run: _Run, index: int, state: TrainState, bar: ProgressBar
+) -> prefix.PrefixCache | None:
     """The features of a phase, where it caches some; `state` is on the host."""
     if run.choices[index].output is None:
         return None
     clock = Clock()
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    cache = prefix.PrefixCache(run.choices[index], run.config, run.splits, variables)
+    cache = prefix.PrefixCache(
+        run.choices[index], run.config, run.splits, variables, report=bar.describe
+    )
     run.seconds["prefix"] += clock.lap()
     return cache
 

@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -124,16 +124,23 @@ class PrefixCache:
     Args:
       choice: with an output.
       variables: on the host; of the phase's start, though only the frozen prefix is read.
+      report: takes a line about how far the computation is.
     """
 
     def __init__(
-        self, choice: Choice, config: TrainConfig, splits: Splits, variables: Tree
+        self,
+        choice: Choice,
+        config: TrainConfig,
+        splits: Splits,
+        variables: Tree,
+        report: Callable[[str], None],
     ) -> None:
         assert choice.output is not None
         assert choice.train is not None
         assert choice.val is not None
         self.after: str = choice.output
         self._config, self._splits, self._choice = config, splits, choice
+        self._report = report
         replicated = parallel.replicate(variables)
         digest = trees.sha256(_prefix(choice.plan, variables))
         make = functools.partial(self._rows, replicated, digest)
@@ -182,8 +189,12 @@ class PrefixCache:
             under_way = (
                 (feature_step(variables, batch), batch["mask"]) for batch in parallel.shard(batches)
             )
+            done = start
             for features, mask in one_late(under_way):
-                yield parallel.gather(features)[parallel.gather(mask) > 0]
+                block = parallel.gather(features)[parallel.gather(mask) > 0]
+                done += len(block)
+                self._report(f"output of {self.after}: {done:,} of {form.rows:,} images")
+                yield block
 
         if config.cache.mode != "disk":
             return feature_store.in_memory(form, rows_from)
