@@ -20,8 +20,9 @@ those runs. A seed draws the images, the new leaves and the order, and is shared
 strategies, so differences from `full` are paired. No augmentation.
 
 Command: `python experiments/strategies.py digits-cifar100` (and so for each task)
-Expected: `experiments/results/strategies-TASK.md`, and `.json` with every run.
-Time: on 2 cores, a quarter of an hour for a task of digits, half an hour for hymenoptera.
+Expected: `experiments/results/strategies-TASK.json` with every run, and `strategies.md`, the tables
+of all tasks that were run.
+Time: on 2 cores, a quarter of an hour for a task of digits, an hour for hymenoptera.
 """
 
 import dataclasses
@@ -125,8 +126,8 @@ TASKS = {
         model=ModelConfig(weights="resnet18-imagenet", image_size=96),
         epochs=6,
         batch_size=16,
-        rates=(0.01, 0.1),
-        tuning_seeds=(100,),
+        rates=(0.01, 0.03, 0.1),
+        tuning_seeds=(100, 101),
         seeds=(0, 1, 2),
         zoo="runs/zoo",
     ),
@@ -179,11 +180,47 @@ def main(
             "commit": summaries[0]["commit"],
         }
     results.mkdir(exist_ok=True)
-    record = {"task": task, "seeds": chosen.seeds, "versions": summaries[0]["versions"]}
-    (results / f"strategies-{task}.json").write_text(text.to_json(record | {"arms": found}) + "\n")
-    table = _table(found)
-    (results / f"strategies-{task}.md").write_text(_page(task, chosen, found, table))
-    print(text.table(table))
+    record = {
+        "task": task,
+        "epochs": chosen.epochs,
+        "tuning_seeds": chosen.tuning_seeds,
+        "seeds": chosen.seeds,
+        "versions": summaries[0]["versions"],
+        "arms": found,
+    }
+    (results / f"strategies-{task}.json").write_text(text.to_json(record) + "\n")
+    write_page(results)
+    print(text.table(_table(found)))
+
+
+def write_page(results: pathlib.Path) -> None:
+    """`strategies.md`: the tasks that were run, side by side, then each by itself."""
+    files = [results / f"strategies-{task}.json" for task in TASKS]
+    records = [json.loads(file.read_text()) for file in files if file.is_file()]
+    (results / "strategies.md").write_text(
+        "\n\n".join(
+            [
+                "# Fine-tuning strategies, side by side",
+                "`python experiments/strategies.py TASK`. Test accuracy, % (95 % interval).",
+                _markdown(_side_by_side(records)),
+                *(part for record in records for part in _section(record)),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _side_by_side(records: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Strategies in the order of `ARMS`, a column for each task."""
+
+    def cell(record: dict[str, Any], name: str) -> str:
+        accuracy = 100 * np.array(record["arms"][name]["test"])
+        low, high = t_interval(list(accuracy))
+        return f"{accuracy.mean():.1f} ({low:.1f} to {high:.1f})"
+
+    heads = [f"{record['task']}, {len(record['seeds'])} seeds" for record in records]
+    rows = [(name, *(cell(record, name) for record in records)) for name in ARMS]
+    return [("strategy", *heads), *rows]
 
 
 def _table(found: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -220,26 +257,23 @@ def _table(found: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _page(task: str, chosen: Task, found: dict[str, Any], table: list[tuple[str, ...]]) -> str:
-    some = found["full"]
+def _section(record: dict[str, Any]) -> list[str]:
+    some = record["arms"]["full"]
+    tuning, seeds = (", ".join(map(str, record[key])) for key in ("tuning_seeds", "seeds"))
+    return [
+        f"## {record['task']}",
+        f"{some['train_examples']} training images, {some['test_examples']} test images, "
+        f"{record['epochs']} epochs; rates chosen by validation among "
+        f"{', '.join(some['validation'])} at seeds {tuning}; the table's seeds are {seeds}. "
+        "Intervals are t-intervals over the seeds; those of differences pair the seeds; a dash "
+        "where all differences are equal.",
+        _markdown(_table(record["arms"])),
+    ]
+
+
+def _markdown(table: list[tuple[str, ...]]) -> str:
     header, *rows = ("| " + " | ".join(row) + " |" for row in table)
-    return "\n".join(
-        [
-            f"# Strategies on {task}",
-            "",
-            f"`python experiments/strategies.py {task}`: {some['train_examples']} training images, "
-            f"{some['test_examples']} test images, {chosen.epochs} epochs, {len(chosen.seeds)} "
-            f"seeds, rates chosen by validation among {', '.join(map(str, chosen.rates))} at "
-            f"{'seeds' if len(chosen.tuning_seeds) > 1 else 'seed'} "
-            f"{', '.join(map(str, chosen.tuning_seeds))}. Intervals are t-intervals over the "
-            "seeds; those of differences pair the seeds.",
-            "",
-            header,
-            "|" + "---|" * len(table[0]),
-            *rows,
-            "",
-        ]
-    )
+    return "\n".join([header, "|" + "---|" * len(table[0]), *rows])
 
 
 if __name__ == "__main__":
