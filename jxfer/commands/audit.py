@@ -12,7 +12,7 @@ from jxfer.data import screen
 from jxfer.data.sources import DataConfig
 from jxfer.errors import UserError
 from jxfer.losses.regularise import RegulariseConfig
-from jxfer.train import parallel
+from jxfer.train import parallel, summary
 from jxfer.train.audit import Audit, audit
 from jxfer.train.config import TrainConfig
 from jxfer.train.loop import evaluation_steps
@@ -23,7 +23,7 @@ from jxfer.zoo.report import Report
 
 GROUP_COLUMNS = (
     *("phase", "group", "parameters", "optimizer bytes", "norms", "statistics bytes"),
-    *("forward GFLOP", "backward GFLOP"),
+    *summary.WORK_COLUMNS,
 )
 STEP_COLUMNS = (*("phase", "GFLOP", "least", "temporary MiB", "least", "optimizer bytes", "least"),)
 NO_DATA = DataConfig("")

@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -52,11 +51,8 @@ class Group:
     optimizer_bytes: int
     norms: summary.Norms
     forward_flops: int
-    """Of the convolutions and matrix products whose kernels are in the group, from `flops`; one
-    device's."""
+    """From `flops.by_label`, as the next."""
     backward_flops: int
-    """The same, of the gradients of these kernels and of their inputs. A frozen group has some
-    where what trains lies below it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,22 +127,7 @@ def _random_batch(plan: Plan, per_device_batch: int) -> dict[str, np.ndarray]:
 
 def by_group(plan: Plan, start: TrainState, per_device_batch: int) -> tuple[Group, ...]:
     """The groups of a phase, frozen ones first; traced, not compiled."""
-    labels = trees.flatten(plan.labels)
-    kernels = {path.rpartition("/")[0]: label for path, label in labels.items() if _is_kernel(path)}
-    counts = flops.by_layer(
-        parallel.compile_step(step.make_train_step(plan)),
-        _per_device_shapes(plan, start, per_device_batch),
-        kernels,
-    )
-    work = {
-        (label, backward): sum(
-            count
-            for (layer, direction), count in counts.items()
-            if kernels[layer] == label and direction == backward
-        )
-        for label in set(kernels.values())
-        for backward in (False, True)
-    }
+    work = flops.by_label(plan, start, per_device_batch)
     memory = summary.optimizer_bytes(plan, start.opt_state)
     norms = summary.norms_by_label(plan)
     return tuple(
@@ -160,23 +141,6 @@ def by_group(plan: Plan, start: TrainState, per_device_batch: int) -> tuple[Grou
         )
         for label, parameters in summary.parameters_by_label(plan).items()
     )
-
-
-def _is_kernel(path: str) -> bool:
-    return path.rpartition("/")[2] == "kernel"
-
-
-def _per_device_shapes(plan: Plan, start: TrainState, per_device_batch: int) -> tuple[Any, Any]:
-    size = plan.preprocessing.size
-    batch = {
-        "image": jax.ShapeDtypeStruct((per_device_batch, size, size, 3), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((per_device_batch,), jnp.int32),
-    }
-    devices = jax.local_device_count()
-    shapes: tuple[Any, Any] = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((devices, *leaf.shape), leaf.dtype), (start, batch)
-    )
-    return shapes
 
 
 def _flops_leaks(program: Program, least_program: Program) -> list[str]:

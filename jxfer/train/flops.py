@@ -1,22 +1,66 @@
-"""FLOPs of a traced function by layer, forward and backward. Nothing is compiled.
+"""FLOPs of a traced step by layer and by label, forward and backward. Nothing is compiled.
 
-Before `audit` in the flow. The compiler's own count is a single number for a whole program; here
+Before `summary` in the flow. The compiler's own count is a single number for a whole program; here
 each convolution and matrix product is counted where it stands in the network, which the name stack
 of its equation tells. The rest (norms, activations, the optimizer), a few per cent, is left out.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import partial_eval
+
+from jxfer import trees
+from jxfer.losses.regularise import RegulariseConfig
+from jxfer.train import parallel
+from jxfer.train.state import Plan, TrainState
+from jxfer.train.step import make_train_step
+
+Work = dict[tuple[str, bool], int]
+"""FLOPs by (layer or label, whether of the backward pass); those without any are left out."""
+
+
+def by_label(plan: Plan, state: TrainState, per_device_batch: int) -> Work:
+    """FLOPs under each label of one device's step on images, without what a regulariser adds.
+
+    Forward: of the convolutions and matrix products whose kernels have the label. Backward: of the
+    gradients of these kernels and of their inputs; frozen kernels have some where what trains lies
+    below them.
+
+    Args:
+      state: of the plan; it may hold shapes.
+      per_device_batch: images, at the size of the plan's preprocessing.
+    """
+    plan = dataclasses.replace(plan, regularise=RegulariseConfig())
+    size, devices = plan.preprocessing.size, jax.local_device_count()
+    batch = {
+        "image": jax.ShapeDtypeStruct((per_device_batch, size, size, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((per_device_batch,), jnp.int32),
+    }
+    arguments = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((devices, *leaf.shape), leaf.dtype), (state, batch)
+    )
+    kernels = {
+        path.removesuffix("/kernel"): label
+        for path, label in trees.flatten(plan.labels).items()
+        if path.endswith("/kernel")
+    }
+    step = parallel.compile_step(make_train_step(plan))
+    work: Work = {}
+    for (layer, backward), flops in by_layer(step, arguments, kernels).items():
+        key = (kernels[layer], backward)
+        work[key] = work.get(key, 0) + flops
+    return work
 
 
 def by_layer(
     function: Callable[..., Any], arguments: tuple[Any, ...], layers: Collection[str]
-) -> dict[tuple[str, bool], int]:
+) -> Work:
     """FLOPs of each layer, a multiplication and its addition counting as two.
 
     What no result needs is left out, as the compiler does. A loop counts as often as it runs.
@@ -25,13 +69,10 @@ def by_layer(
       function: what to trace; a mapped one counts a single device's work.
       arguments: its arguments; arrays or shapes.
       layers: paths of the layers that hold kernels, such as `stage1/block0/conv1`.
-
-    Returns:
-      `{(layer, backward): FLOPs}`, without the layers that have none.
     """
     traced = jax.make_jaxpr(function)(*arguments).jaxpr
     needed, _ = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
-    counts: dict[tuple[str, bool], int] = {}
+    counts: Work = {}
     for stack, flops in _equations(needed, "", 1):
         for layer in layers:
             if f"/{layer}/" in f"/{stack}/":

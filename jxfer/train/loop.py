@@ -117,7 +117,7 @@ def _train(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> dict[str, 
     )
     run_folder.write_config(folder, config)
     if not quiet:
-        summary.print_start(splits, pretrained, config.strategy.name, run.course)
+        summary.print_start(splits, pretrained, config.strategy.name, run.course, config.batch_size)
         for choice in run.choices:
             if choice.plan.prefix is not None:
                 print(choice.describe(), file=sys.stderr)

@@ -18,6 +18,7 @@ import optax
 from jxfer import text, trees
 from jxfer.data.sources import Splits
 from jxfer.train import config as configs
+from jxfer.train import flops
 from jxfer.train.config import TrainConfig
 from jxfer.train.metrics import Evaluation
 from jxfer.train.phases import Course
@@ -26,13 +27,16 @@ from jxfer.transfer.labels import FROZEN, LABELS, base
 from jxfer.zoo.card import Card, Measurement
 from jxfer.zoo.pretrained import Pretrained
 
+WORK_COLUMNS = ("forward GFLOP", "backward GFLOP")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def print_start(splits: Splits, pretrained: Pretrained, strategy: str, course: Course) -> None:
-    """The start-up table: what was loaded; each group's parameters, rate, optimizer and norms.
+def print_start(
+    splits: Splits, pretrained: Pretrained, strategy: str, course: Course, batch_size: int
+) -> None:
+    """The start-up table: what was loaded; each group's parameters, rate, memory, norms and work.
 
-    `jxfer audit` tells what the compiled steps cost: here nothing waits for the compiler.
+    `jxfer audit` tells what the compiled steps take: here nothing waits for the compiler.
     """
     model = pretrained.model
     test = f"{len(splits.test)} test" if splits.test is not None else "no test split"
@@ -53,16 +57,20 @@ def print_start(splits: Splits, pretrained: Pretrained, strategy: str, course: C
         "optimizer bytes",
         "norms",
         "statistics bytes",
+        *WORK_COLUMNS,
     )
-    rows = [("phase", "steps", *columns)]
+    rows: list[tuple[str, ...]] = [("phase", "steps", *columns)]
     for plan, end in zip(course.plans, course.ends, strict=True):
-        memory, norms = optimizer_bytes(plan, course.like(end).opt_state), norms_by_label(plan)
+        like = course.like(end)
+        memory, norms = optimizer_bytes(plan, like.opt_state), norms_by_label(plan)
+        work = flops.by_label(plan, like, batch_size // jax.device_count())
         peaks = plan.peaks
         for label, count in parameters_by_label(plan).items():
             if count:
                 rate = "-" if label == FROZEN else f"{peaks[label]:.3g}"
                 cells = (label, f"{count:,}", rate, f"{memory[label]:,}", *norms[label].cells())
-                rows.append((plan.phase.name, str(plan.total_steps), *cells))
+                gigaflops = (f"{work.get((label, pass_), 0) / 1e9:.4g}" for pass_ in (False, True))
+                rows.append((plan.phase.name, str(plan.total_steps), *cells, *gigaflops))
     print("\n".join(lines) + text.table(rows), file=sys.stderr)
 
 
