@@ -69,6 +69,12 @@ def size(tree: Tree) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in flatten(tree).values())
 
 
+def same_bits(a: Any, b: Any) -> bool:
+    """Whether two arrays are equal bit for bit; 0.0 and -0.0 are not, equal NaNs are."""
+    a, b = np.asarray(a), np.asarray(b)
+    return (a.dtype, a.shape) == (b.dtype, b.shape) and a.tobytes() == b.tobytes()
+
+
 def sha256(tree: Tree) -> str:
     """Hex digest over every leaf's path, dtype, shape and bytes, in path order."""
     digest = hashlib.sha256()

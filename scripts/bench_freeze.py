@@ -71,7 +71,7 @@ def main(
     repetitions: int = 3,
     steps: int = 4,
 ) -> None:
-    """Prints the table, a line a case.
+    """Prints the table, a line a case; exit code 1 where a ratio is above its limit.
 
     Args:
       cases: What to measure.
@@ -80,6 +80,7 @@ def main(
       steps: A block of `full` and `cifar`.
     """
     rows = [("case", "jxfer, s", "PyTorch, s", "ratio", "limit")]
+    too_slow = []
     for case in cases:
         sides: tuple[Callable[[], float], Callable[[], float]]
         if case in ("full", "cifar"):
@@ -91,7 +92,11 @@ def main(
         ours, theirs = (statistics.median(column) for column in zip(*seconds, strict=True))
         ratio = statistics.median(a / b for a, b in seconds)
         rows.append((case, f"{ours:.2f}", f"{theirs:.2f}", f"{ratio:.2f}", f"{LIMITS[case]:.2f}"))
+        if ratio > LIMITS[case]:
+            too_slow.append(case)
     print(text.table(rows))
+    if too_slow:
+        sys.exit(f"above the limit: {', '.join(too_slow)}")
 
 
 def _in_a_process(case: str, side: str, data: pathlib.Path) -> Callable[[], float]:
@@ -100,7 +105,7 @@ def _in_a_process(case: str, side: str, data: pathlib.Path) -> Callable[[], floa
             f"from scripts import bench_freeze as b; b.whole_run({case!r}, {side!r}, {str(data)!r})"
         )
         output = subprocess.run(
-            [sys.executable, "-c", code], check=True, capture_output=True, text=True
+            [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True
         )
         return float(json.loads(output.stdout.splitlines()[-1]))
 

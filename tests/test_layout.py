@@ -80,6 +80,7 @@ ORDER = [
     "train.flops",
     "train.summary",
     "train.least",
+    "train.leaks",
     "train.audit",
     "train.loop",
     "train.lr_find",

@@ -40,8 +40,10 @@ def main(args: list[str]) -> int:
     ) -> int:
         """Audit a training: what each phase costs beside the least possible, and whether it leaks.
 
-        Takes the options of jxfer train, and needs no images. Compiles the step of each phase and
-        the same step written by hand on what trains alone, and runs both once, on noise.
+        Takes the options of jxfer train but --regularise, --loss.class-weights, --augment.mixup,
+        --augment.cutmix, --accumulate, --ema-decay and --cache.mode: the audit is of the plain step
+        on images. It needs none. Compiles the step of each phase and the same step written by hand
+        on what trains alone, and takes three steps of both, on noise.
 
         GFLOP and MiB are one device's, a step. Forward and backward count the convolutions and
         matrix products of a group's kernels; the step counts all, as the compiler does. Norms run
@@ -90,12 +92,15 @@ def plan_audit(
     left_out = {
         "--regularise": config.regularise != RegulariseConfig(),
         "--loss.class-weights": config.loss.class_weights != "none",
+        "--augment.mixup": config.augment.mixup != 0,
+        "--augment.cutmix": config.augment.cutmix != 0,
         "--accumulate": config.accumulate != 1,
+        "--cache.mode": config.cache.is_explicit,
         "--ema-decay": config.ema_decay is not None,
     }
     for option, given in left_out.items():
         if given:
-            raise UserError(f"{option}: the audit is of the plain step; leave it out")
+            raise UserError(f"{option}: the audit is of the plain step on images; leave it out")
     if config.data != NO_DATA:
         if classes is not None:
             raise UserError("--classes and --data.source both say how many; leave one out")

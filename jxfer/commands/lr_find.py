@@ -33,13 +33,19 @@ def main(args: list[str]) -> int:
           sweep: which rates.
           json: Print lr_find.json instead of tables.
         """
+        if out.exists() and not out.is_dir():
+            raise UserError(f"--out {out} is a file; name a folder")
+        found = lr_find.find(config, sweep)
+        suggestions = found.suggestions()
+        figures = {
+            "suggestions": suggestions,
+            "diverged": found.diverged,
+            **dataclasses.asdict(found),
+        }
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"--out {out}: {error.strerror}; name a folder") from None
-        found = lr_find.find(config, sweep)
-        suggestions = found.suggestions()
-        figures = {"suggestions": suggestions, **dataclasses.asdict(found)}
+            raise UserError(f"--out {out}: {error.strerror}; name another folder") from None
         run_folder.write_json(out / "lr_find.json", figures)
         _draw(found, suggestions, out / "lr_find.png")
         if json:

@@ -25,19 +25,17 @@ def load_splits(config: DataConfig) -> Splits:
       UserError: as `sources.open_splits`; a class has no training image to balance with, or no
         readable one.
     """
-    if config.on_bad_image == "error":
-        splits = sources.open_splits(config)
-        if config.balanced_sampling:
-            sampling.members(splits.train)
-        return splits
-    splits = sources.open_splits(config, screen=drop_unreadable)
+    screen = None if config.on_bad_image == "error" else drop_unreadable
+    splits = sources.open_splits(config, screen=screen)
     if splits.skipped:
         _log.warning(
             "unreadable images skipped: %d, the first %s", len(splits.skipped), splits.skipped[0]
         )
     train = splits.train
+    if config.balanced_sampling:
+        sampling.members(train)
     counts = np.bincount(train.labels, minlength=len(train.class_names))
-    if not counts.all():
+    if splits.skipped and not counts.all():
         empty = train.class_names[int(counts.argmin())]
         raise UserError(
             f"class {empty} has no readable training image ({len(splits.skipped)} skipped, "

@@ -2,7 +2,7 @@
 
 After `embedded`, `prepared`, `subsets` and `readers`, before `transforms`. The specs:
 
-- `digits`, or another name in `embedded.EMBEDDED`
+- `digits`, `glyphs`: those of `embedded.EMBEDDED`
 - `tfds:NAME[/CONFIG][:VERSION]`, in `data_dir`
 - `folder:PATH` with `train/ val/ test/` folders of class folders, or one folder of class folders
 """
@@ -53,7 +53,7 @@ class DataConfig:
     """
 
     source: str
-    """What to read: digits, tfds:NAME[/CONFIG][:VERSION] or folder:PATH."""
+    """What to read: digits, glyphs, tfds:NAME[/CONFIG][:VERSION] or folder:PATH."""
     data_dir: str | None = None
     """Where tfds: datasets are prepared, a folder or gs://; else TFDS_DATA_DIR."""
     split_seed: int = 0

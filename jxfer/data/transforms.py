@@ -21,6 +21,7 @@ from jxfer.errors import UserError
 # No rotation by EXIF: the published ImageNet accuracies were measured on the stored orientation.
 _DECODE_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _ASPECT_RATIOS = (3 / 4, 4 / 3)  # of a random resized crop, as in Inception and torchvision
+_LARGEST_ALPHA = 1000  # of mixing; there every weight is 1/2 to two digits
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601 luma, RGB
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -110,6 +111,8 @@ class AugmentConfig:
             raise UserError(
                 f"augment: crop_scale needs 0 < smallest <= largest <= 1, not {low} {high}"
             )
+        if self.crop_scale != AugmentConfig.crop_scale and not self.random_resized_crop:
+            raise UserError("augment: crop_scale goes with random_resized_crop; turn that on")
         if self.pad_crop < 0:
             raise UserError(f"augment: pad_crop must be at least 0 pixels, not {self.pad_crop}")
         if not 0 <= self.colour_jitter <= 1:
@@ -122,8 +125,10 @@ class AugmentConfig:
             )
         for name in ("mixup", "cutmix"):
             alpha = getattr(self, name)
-            if not 0 <= alpha < math.inf:
-                raise UserError(f"augment: {name} takes a number of at least 0, not {alpha}")
+            if not 0 <= alpha <= _LARGEST_ALPHA:
+                raise UserError(
+                    f"augment: {name} takes a number from 0 to {_LARGEST_ALPHA}, not {alpha}"
+                )
         if self.random_resized_crop and self.pad_crop:
             raise UserError(
                 "augment: random_resized_crop and pad_crop are two ways to crop; turn one off"

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import math
 import typing
 from typing import Any, Literal
 
+from jxfer import trees
 from jxfer.data.sources import DataConfig
 from jxfer.data.transforms import AugmentConfig
 from jxfer.errors import UserError
@@ -59,6 +61,10 @@ class TrainConfig:
     """A folder of zoo entries that is searched first."""
 
     def __post_init__(self) -> None:
+        for path, value in trees.flatten(dataclasses.asdict(self)).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                option = path.replace("/", ".").replace("_", "-")
+                raise UserError(f"--{option} {value:g}: it must be a finite number")
         positive = ("epochs", "batch_size", "eval_every", "log_every", "checkpoint_every")
         for name in (*positive, "accumulate", "patience"):
             value = getattr(self, name)

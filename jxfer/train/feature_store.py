@@ -10,7 +10,10 @@ an entry is `cache_dir()/features/KEY/`, where KEY is the hash of all that decid
 
 Anything else about the key gives another folder, so an entry is never stale. A kill leaves
 `features.part`, which the next run that needs it takes up. Removing an entry that another process
-reads is safe: the file lives on until that process closes it.
+reads is safe: the file, and its room on the disk, live on until that process closes it.
+
+Two locks: that of an entry is held by whoever fills or removes it; that of the root, never for
+long, by whoever counts, removes, reserves or renames. Who holds the root's waits for no other.
 """
 
 import contextlib
@@ -48,18 +51,25 @@ class CacheConfig:
     """auto: in memory where that saves passes over the same pixels and fits, else off. memory,
     disk: so, or an error. disk: in $JXFER_CACHE/features, memory-mapped, for later runs too."""
     max_gb: float = 4.0
-    """At most this many 10^9 bytes in memory, or on disk in all entries together: there, those
-    that were not used for longest make room."""
+    """At most this many 10^9 bytes in memory (auto: and half of the machine's), or on disk in all
+    entries together: there, those that were not used for longest make room."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 halves the room and rounds the features."""
 
     def __post_init__(self) -> None:
         if not self.max_gb > 0:
             raise UserError(f"--cache.max-gb {self.max_gb:g}: it must be above 0")
+        if self.mode == "off" and (self.max_gb, self.dtype) != (CacheConfig.max_gb, "float32"):
+            raise UserError("--cache.max-gb and --cache.dtype do nothing under --cache.mode off")
 
     @property
-    def max_bytes(self) -> int:
-        return int(self.max_gb * 1e9)
+    def max_bytes(self) -> float:
+        return self.max_gb * 1e9
+
+    @property
+    def is_explicit(self) -> bool:
+        """Whether the user asked for a cache."""
+        return self.mode in ("memory", "disk")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +105,7 @@ def in_memory(form: Form, rows_from: RowsFrom) -> np.ndarray:
     return array
 
 
-def on_disk(key: dict[str, Any], form: Form, rows_from: RowsFrom, max_bytes: int) -> np.ndarray:
+def on_disk(key: dict[str, Any], form: Form, rows_from: RowsFrom, max_bytes: float) -> np.ndarray:
     """All rows, [rows, *shape], memory-mapped and read-only; computed unless they are there.
 
     A second process that needs the same rows waits for the first. Rows that were damaged since are
@@ -103,7 +113,7 @@ def on_disk(key: dict[str, Any], form: Form, rows_from: RowsFrom, max_bytes: int
 
     Args:
       key: JSON values; with `form`, all that decides the rows.
-      max_bytes: of all entries together.
+      max_bytes: of all entries together, those that are being filled at their whole size.
 
     Raises:
       UserError: the rows alone are more than `max_bytes`, or with the entries that other processes
@@ -113,17 +123,28 @@ def on_disk(key: dict[str, Any], form: Form, rows_from: RowsFrom, max_bytes: int
     text = json.dumps(identity, sort_keys=True)
     root = cache_dir() / "features"
     folder = root / hashlib.sha256(text.encode()).hexdigest()[:32]
+    with _own_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        lock = _acquire(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _held(_lock(folder)):
-            if not _is_whole(folder, form):
-                _make_room(root, folder, form.bytes, max_bytes)
-                folder.mkdir(exist_ok=True)
-                _fill(folder, json.loads(text), form, rows_from)
-            # Mapped while the lock is held: from here on a removal does no harm.
+        with _own_errors(root):
+            whole = _is_whole(folder, form)
+        if not whole:
+            _fill(folder, json.loads(text), form, rows_from, max_bytes)
+        # Mapped while the lock is held: from here on a removal does no harm.
+        with _own_errors(root):
             os.utime(folder / "entry.json")
             shape = (form.rows, *form.shape)
             return np.memmap(folder / "features.bin", form.numpy_dtype, "r", shape=shape)
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _own_errors(root: pathlib.Path) -> Iterator[None]:
+    """Those of the store; what goes wrong while rows are computed is told by whoever computes."""
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"cached features in {root}: {error.strerror or error}; free some room, set "
@@ -136,17 +157,14 @@ def _lock(folder: pathlib.Path) -> filelock.BaseFileLock:
     return filelock.FileLock(folder.with_suffix(".lock"))
 
 
-@contextlib.contextmanager
-def _held(lock: filelock.BaseFileLock) -> Iterator[None]:
+def _acquire(folder: pathlib.Path) -> filelock.BaseFileLock:
+    lock = _lock(folder)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         _log.warning("another process computes the same features; waiting for it")
         lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+    return lock
 
 
 def _is_whole(folder: pathlib.Path, form: Form) -> bool:
@@ -159,23 +177,29 @@ def _is_whole(folder: pathlib.Path, form: Form) -> bool:
         return False
 
 
-def _fill(folder: pathlib.Path, identity: Any, form: Form, rows_from: RowsFrom) -> None:
-    part = folder / "features.part"
-    (folder / "features.bin").unlink(missing_ok=True)
-    filled, crc = _known_whole(folder, form)
-    with part.open("r+b" if filled else "wb") as file:
-        file.truncate(filled * form.row_bytes)
-        file.seek(0, os.SEEK_END)
+def _fill(
+    folder: pathlib.Path, identity: Any, form: Form, rows_from: RowsFrom, max_bytes: float
+) -> None:
+    root, part = folder.parent, folder / "features.part"
+    with _own_errors(root):
+        filled, crc = _known_whole(folder, form)
+        _reserve(folder, form, max_bytes)
+        file = part.open("r+b")
+    with file:
+        file.seek(filled * form.row_bytes)
         for block in rows_from(filled):
-            data = np.ascontiguousarray(block, form.numpy_dtype).tobytes()
-            file.write(data)
-            filled, crc = filled + len(block), zlib.crc32(data, crc)
-            file.flush()
-            _write_json(folder / "filled.json", {"rows": filled, "crc32": crc})
+            with _own_errors(root):
+                data = np.ascontiguousarray(block, form.numpy_dtype).tobytes()
+                file.write(data)
+                filled, crc = filled + len(block), zlib.crc32(data, crc)
+                file.flush()
+                _write_json(folder / "filled.json", {"rows": filled, "crc32": crc})
     assert filled == form.rows
-    _write_json(folder / "entry.json", {**identity, "crc32": crc})
-    part.replace(folder / "features.bin")
-    (folder / "filled.json").unlink()
+    with _own_errors(root):
+        _write_json(folder / "entry.json", {**identity, "crc32": crc})
+        with _lock(root):
+            part.replace(folder / "features.bin")
+        (folder / "filled.json").unlink()
 
 
 def _known_whole(folder: pathlib.Path, form: Form) -> tuple[int, int]:
@@ -190,30 +214,46 @@ def _known_whole(folder: pathlib.Path, form: Form) -> tuple[int, int]:
     return 0, 0
 
 
-def _make_room(root: pathlib.Path, own: pathlib.Path, needed: int, max_bytes: int) -> None:
-    """Removes entries, those not used for longest first, until `needed` more bytes fit."""
+def _reserve(folder: pathlib.Path, form: Form, max_bytes: float) -> None:
+    """Makes `features.part`, at its whole size; what it held stays.
+
+    Removes other entries, those not used for longest first, until it fits.
+    """
+    root, needed = folder.parent, form.bytes
     if needed > max_bytes:
         raise UserError(
             f"the features take {needed / 1e9:.3g} GB, more than --cache.max-gb "
             f"{max_bytes / 1e9:g}: raise it, or use --cache.mode off"
         )
-    others = {
-        folder: sum(file.stat().st_size for file in folder.iterdir())
-        for folder in root.iterdir()
-        if folder.is_dir() and folder != own
-    }
-    for folder in sorted(others, key=_last_use):
-        if sum(others.values()) + needed <= max_bytes:
-            return
-        lock = _lock(folder)
-        with contextlib.suppress(filelock.Timeout), lock.acquire(timeout=0):
-            shutil.rmtree(folder)
-            del others[folder]
-    if sum(others.values()) + needed > max_bytes:
-        raise UserError(
-            f"{root}: other processes are filling {sum(others.values()) / 1e9:.3g} GB; raise "
-            "--cache.max-gb, or wait for them"
-        )
+    with _lock(root):
+        others = {
+            entry: _size(entry) for entry in root.iterdir() if entry.is_dir() and entry != folder
+        }
+        for entry in sorted(others, key=_last_use):
+            if sum(others.values()) + needed <= max_bytes:
+                break
+            lock = _lock(entry)
+            with contextlib.suppress(filelock.Timeout), lock.acquire(timeout=0):
+                shutil.rmtree(entry)
+                del others[entry]
+        if sum(others.values()) + needed > max_bytes:
+            raise UserError(
+                f"{root}: other processes are filling {sum(others.values()) / 1e9:.3g} GB; raise "
+                "--cache.max-gb, or wait for them"
+            )
+        folder.mkdir(exist_ok=True)
+        (folder / "features.bin").unlink(missing_ok=True)
+        with (folder / "features.part").open("ab") as file:
+            file.truncate(needed)
+
+
+def _size(entry: pathlib.Path) -> int:
+    """Bytes of the rows. The other files are small, and come and go while an entry is filled."""
+    return sum(
+        (entry / name).stat().st_size
+        for name in ("features.bin", "features.part")
+        if (entry / name).exists()
+    )
 
 
 def _last_use(folder: pathlib.Path) -> float:

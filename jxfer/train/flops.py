@@ -5,7 +5,6 @@ each convolution and matrix product is counted where it stands in the network, w
 of its equation tells. The rest (norms, activations, the optimizer), a few per cent, is left out.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -16,27 +15,28 @@ import numpy as np
 from jax.interpreters import partial_eval
 
 from jxfer import trees
-from jxfer.losses.regularise import RegulariseConfig
 from jxfer.train import parallel
 from jxfer.train.state import Plan, TrainState
-from jxfer.train.step import make_train_step
 
 Work = dict[tuple[str, bool], int]
 """FLOPs by (layer or label, whether of the backward pass); those without any are left out."""
 
 
-def by_label(plan: Plan, state: TrainState, per_device_batch: int) -> Work:
-    """FLOPs under each label of one device's step on images, without what a regulariser adds.
+def by_label(
+    step: Callable[..., Any], plan: Plan, state: TrainState, per_device_batch: int
+) -> Work:
+    """FLOPs under each label of one device's step on images.
 
     Forward: of the convolutions and matrix products whose kernels have the label. Backward: of the
     gradients of these kernels and of their inputs; frozen kernels have some where what trains lies
     below them.
 
     Args:
-      state: of the plan; it may hold shapes.
+      step: `step(state, batch)`, for one device.
+      plan: for its labels.
+      state: that the step takes; it may hold shapes.
       per_device_batch: images, at the size of the plan's preprocessing.
     """
-    plan = dataclasses.replace(plan, regularise=RegulariseConfig())
     size, devices = plan.preprocessing.size, jax.local_device_count()
     batch = {
         "image": jax.ShapeDtypeStruct((per_device_batch, size, size, 3), jnp.uint8),
@@ -50,9 +50,10 @@ def by_label(plan: Plan, state: TrainState, per_device_batch: int) -> Work:
         for path, label in trees.flatten(plan.labels).items()
         if path.endswith("/kernel")
     }
-    step = parallel.compile_step(make_train_step(plan))
     work: Work = {}
-    for (layer, backward), flops in by_layer(step, arguments, kernels).items():
+    for (layer, backward), flops in by_layer(
+        parallel.compile_step(step), arguments, kernels
+    ).items():
         key = (kernels[layer], backward)
         work[key] = work.get(key, 0) + flops
     return work

@@ -6,6 +6,7 @@ plan and `make_train_step` work out from these (`trainable`, `train_layers`, `tr
 is audited, so it is not used here.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -62,6 +63,11 @@ def initial_opt_state(plan: Plan, params: Tree) -> dict[str, optax.OptState]:
     }
 
 
+def peaks(plan: Plan) -> dict[str, float]:
+    """Peak learning rate of each label that may train."""
+    return plan.optimizer.peaks(plan.model.stages)
+
+
 def make_least_step(plan: Plan) -> Callable[[TrainState, dict[str, jax.Array]], Result]:
     """Forward, gradient of the trainable leaves, each group's update on its own; nothing else.
 
@@ -113,6 +119,18 @@ def make_least_step(plan: Plan) -> Callable[[TrainState, dict[str, jax.Array]], 
         return moved, averages, opt_states, jax.lax.pmean(loss, AXIS)
 
     return least_step
+
+
+def advance(state: TrainState, result: Result) -> TrainState:
+    """The state after a step of `make_least_step`."""
+    moved, averages, opt_states, _ = result
+    return dataclasses.replace(
+        state,
+        step=state.step + 1,
+        params=trees.unflatten(trees.flatten(state.params) | moved),
+        batch_stats=trees.unflatten(trees.flatten(state.batch_stats) | averages),
+        opt_state=opt_states,
+    )
 
 
 def _transforms(plan: Plan) -> dict[str, optax.GradientTransformation]:

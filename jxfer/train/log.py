@@ -68,7 +68,7 @@ class TrainingLog:
             return
         step, parts = self._ended
         self._ended = None
-        total = metrics.add(map(parallel.fetch, parts))
+        total = metrics.add(parallel.fetch(parts))
         examples = int(total["examples"])
         loss, accuracy = float(total["loss"]) / examples, int(total["correct"]) / examples
         if not math.isfinite(loss):
@@ -93,5 +93,5 @@ class TrainingLog:
 
     def open_sums(self) -> list[dict[str, Any]]:
         """The sums of the open line as JSON values, for a checkpoint in the middle of it."""
-        total = metrics.add(map(parallel.fetch, self._open))
+        total = metrics.add(parallel.fetch(self._open))
         return [{name: value.item() for name, value in total.items()}] if total else []

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from jxfer import trees
 from jxfer.data import screen
 from jxfer.data.sources import Splits
 from jxfer.errors import UserError
@@ -28,6 +29,7 @@ from jxfer.zoo import store
 from jxfer.zoo.pretrained import Pretrained
 
 _log = logging.getLogger("jxfer")
+_MOST_STEPS = 10**8
 
 
 def run_config(
@@ -56,9 +58,17 @@ def run_config(
 
 
 def evaluation_steps(config: TrainConfig, examples: int) -> list[int]:
-    """Steps after which the run evaluates, in order; the last one ends it."""
+    """Steps after which the run evaluates, in order; the last one ends it.
+
+    Raises:
+      UserError: the steps are too many to count.
+    """
     steps_per_epoch = examples / config.batch_size
+    if config.epochs * steps_per_epoch > _MOST_STEPS:
+        raise UserError(f"--epochs {config.epochs:g}: that is more than {_MOST_STEPS:,} steps")
     total = max(1, math.ceil(config.epochs * steps_per_epoch))
+    if config.eval_every * steps_per_epoch <= 1:
+        return list(range(1, total + 1))
     evaluations = math.ceil(config.epochs / config.eval_every)
     ends = (math.ceil(i * config.eval_every * steps_per_epoch) for i in range(1, evaluations))
     return sorted({end for end in ends if end < total} | {total})
@@ -108,7 +118,7 @@ def _train(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> dict[str, 
         splits=splits,
         pretrained=pretrained,
         course=Course(plans, plans[0].initial_state(pretrained.variables, config.seed)),
-        choices=[prefix.choose(plan, config, splits) for plan in plans],
+        choices=prefix.choose_all(plans, config, splits),
         evaluate_at=evaluate_at,
         evaluator=Evaluator(pretrained.model, pretrained.preprocessing, config.batch_size),
         seconds=dict.fromkeys(("compile", "data_wait", "step", "eval", "prefix"), 0.0),
@@ -119,8 +129,7 @@ def _train(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> dict[str, 
     if not quiet:
         summary.print_start(splits, pretrained, config.strategy.name, run.course, config.batch_size)
         for choice in run.choices:
-            if choice.plan.prefix is not None:
-                print(choice.describe(), file=sys.stderr)
+            print(choice.describe(), file=sys.stderr)
     with Checkpoints(folder / "checkpoints") as checkpoints:
         progress, steps, images = _take_steps(run, checkpoints)
         variables = checkpoints.restore_variables(progress["best"]["step"], run.course.like)
@@ -144,6 +153,7 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
         "classes": list(run.splits.train.class_names),
         "train_examples": len(run.splits.train),
         "val_examples": len(run.splits.val),
+        "labels_crc32": [trees.crc32(s.labels) for s in (run.splits.train, run.splits.val)],
     }
     if progress.setdefault("data", data) != data:
         raise UserError(
@@ -254,7 +264,7 @@ def _finish(
     )
     card = summary.model_card(run.folder.name, run.config, run.pretrained, result)
     store.save(run.folder / "model", card, variables, overwrite=True)
-    busy = sum(run.seconds[part] for part in ("compile", "data_wait", "step"))
+    busy = sum(run.seconds[part] for part in ("compile", "data_wait", "step", "prefix"))
     timing = {
         "seconds": run.seconds | {"total": whole.lap()},
         "examples_per_second": images / busy if busy else None,

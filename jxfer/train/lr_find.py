@@ -70,21 +70,26 @@ class Sweep:
     """Of each step's batch, before the step; mean cross-entropy, nats."""
     smoothed: tuple[float, ...]
     """See `smooth`."""
-    diverged: bool
-    """Whether it ended before the last step: the smoothed loss rose above four times its lowest, or
-    a loss was not finite."""
+    planned: int
+    """Steps that it would have taken."""
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it ended before the last step: the smoothed loss rose above four times its
+        lowest, or a loss was not finite."""
+        return len(self.rates) < self.planned
 
     def suggestions(self) -> dict[str, float]:
         """Rates by the name of their rule, from the smoothed losses.
 
         steep: where the loss falls fastest by the logarithm of the rate. minimum: a tenth of the
-        rate of the lowest loss. The first tenth of the steps, where the average has seen too
-        little, and the last five are left out.
+        rate of the lowest loss. The first tenth of the planned steps, where the average has
+        seen too little, and the last five that were taken are left out.
 
         Raises:
           UserError: too few steps were taken.
         """
-        first, last = len(self.rates) // 10, len(self.rates) - 5
+        first, last = self.planned // 10, len(self.rates) - 5
         if last - first < 2:
             raise UserError(
                 f"the loss diverged after {len(self.rates)} steps, at a learning rate of "
@@ -149,7 +154,7 @@ def find(config: TrainConfig, sweep: SweepConfig = SweepConfig()) -> Sweep:
         rates=tuple(map(float, rates)),
         losses=tuple(loss for loss, _ in seen),
         smoothed=tuple(smoothed for _, smoothed in seen),
-        diverged=taken < sweep.steps,
+        planned=sweep.steps,
     )
 
 

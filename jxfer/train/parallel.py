@@ -50,12 +50,18 @@ def replicate(tree: T) -> T:
 
 def fetch(tree: T) -> T:
     """The first device's copy, as host arrays; waits for it. Leaves that are on the host stay."""
-    return jax.tree.map(
-        lambda leaf: (
-            np.array(leaf.addressable_shards[0].data)[0] if isinstance(leaf, jax.Array) else leaf
-        ),
+
+    def first(leaf: Any) -> Any:
+        return leaf.addressable_shards[0].data if isinstance(leaf, jax.Array) else leaf
+
+    # All transfers start before the first is waited for. On CPU what comes back may be the device's
+    # own memory, which the next step takes over: hence the copy.
+    fetched: T = jax.tree.map(
+        lambda leaf, host: np.array(host[0]) if isinstance(leaf, jax.Array) else leaf,
         tree,
+        jax.device_get(jax.tree.map(first, tree)),
     )
+    return fetched
 
 
 def example_indices(examples: int) -> jax.Array:

@@ -4,6 +4,7 @@ After `state` in the flow.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 from jxfer import trees
@@ -130,7 +131,9 @@ def _check_plans(config: TrainConfig, pretrained: Pretrained, plans: Sequence[Pl
             "--strategy.frozen-norms adapt: the norms of these weights are folded into the "
             "convolutions and have no statistics to adapt; leave it out"
         )
-    regularisers.check([plan.regularisers for plan in plans], name, config.batch_size)
+    _check_statistics(config, plans)
+    micro_batch = config.batch_size // config.accumulate
+    regularisers.check([plan.regularisers for plan in plans], name, micro_batch)
     labels = {label for plan in plans for label in trees.flatten(plan.labels).values()}
     if config.optimizer.layer_decay is not None and labels.isdisjoint(_by_stage(stages)):
         raise UserError(
@@ -146,6 +149,23 @@ def _check_plans(config: TrainConfig, pretrained: Pretrained, plans: Sequence[Pl
             raise UserError(
                 f"--optimizer.stage-lrs {stage}: it does not learn at the backbone's rate under "
                 f"{name}; leave it out"
+            )
+
+
+def _check_statistics(config: TrainConfig, plans: Sequence[Plan]) -> None:
+    """Averages and references are of what moves in a phase, so what moves must go on moving."""
+    stopped = any(
+        not before.train_layers.intersection(before.model.norm_paths()) <= after.train_layers
+        for before, after in itertools.pairwise(plans)
+    )
+    for option, given in (
+        ("--ema-decay", config.ema_decay is not None),
+        ("--regularise.delta", bool(config.regularise.delta)),
+    ):
+        if given and stopped:
+            raise UserError(
+                f"{option}: under --strategy.frozen-norms adapt --strategy.trainable-norms frozen "
+                "the statistics of BatchNorm move in one phase and stop in the next; leave one out"
             )
 
 

@@ -16,7 +16,10 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -37,6 +40,8 @@ from jxfer.train.state import Plan
 from jxfer.trees import Tree
 
 _NO_CHANGE = AugmentConfig()
+_PACKAGE = pathlib.Path(__file__).parents[1]
+_CALLED = ("jax", "jaxlib", "flax", "numpy", "opencv-python-headless", "pillow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,15 +77,29 @@ class Choice:
         )
 
 
-def choose(plan: Plan, config: TrainConfig, splits: Splits) -> Choice:
-    """Decides what a phase caches, from what is known before it starts.
+def choose_all(plans: Sequence[Plan], config: TrainConfig, splits: Splits) -> list[Choice]:
+    """What each phase caches.
 
     Raises:
       UserError: --cache.mode asks for a cache where there can be none.
     """
+    choices = [choose(plan, config, splits) for plan in plans]
+    if config.cache.is_explicit and not any(choice.output for choice in choices):
+        raise UserError(
+            f"--cache.mode {config.cache.mode} under {config.strategy.name}: {choices[0].reason}; "
+            "leave it out"
+        )
+    return choices
+
+
+def choose(plan: Plan, config: TrainConfig, splits: Splits) -> Choice:
+    """Decides what a phase caches, from what is known before it starts.
+
+    Raises:
+      UserError: --cache.mode asks for a cache, and the prefix that the phase freezes can have none.
+    """
     cache, views = config.cache, config.augment.distinct_views
     passes = plan.total_steps * config.batch_size / len(splits.train)
-    explicit = cache.mode in ("memory", "disk")
     choice = functools.partial(Choice, plan, None)
     if cache.mode == "off":
         return choice("it is off")
@@ -93,9 +112,9 @@ def choose(plan: Plan, config: TrainConfig, splits: Splits) -> Choice:
         refusal = "each epoch draws new views; --augment.views K would repeat K of them"
     elif jax.process_count() > 1:
         refusal = "there are several hosts"
-    elif not explicit and passes < 2 * views:
+    elif not cache.is_explicit and passes < 2 * views:
         return choice("too few passes over the same pixels")
-    if refusal and explicit:
+    if refusal and cache.is_explicit:
         raise UserError(f"--cache.mode {cache.mode}: {refusal}; leave it out")
     if refusal or views is None:
         return choice(refusal)
@@ -110,11 +129,16 @@ def choose(plan: Plan, config: TrainConfig, splits: Splits) -> Choice:
         views=views,
         passes=passes,
     )
+    needs = f"the features take {found.bytes / 1e9:.3g} GB, more than"
     if found.bytes > cache.max_bytes:
-        needs = f"the features take {found.bytes / 1e9:.3g} GB, more than --cache.max-gb"
-        if explicit:
-            raise UserError(f"{needs} {cache.max_gb:g}: raise it, or use --cache.mode off")
-        return choice(needs)
+        if cache.is_explicit:
+            raise UserError(
+                f"{needs} --cache.max-gb {cache.max_gb:g}: raise it, or use --cache.mode off"
+            )
+        return choice(f"{needs} --cache.max-gb")
+    # Of all memory, not of what is free just now: a resumed run must choose the same.
+    if cache.mode == "auto" and found.bytes > _memory_bytes() / 2:
+        return choice(f"{needs} half of this machine's memory; --cache.mode disk would keep them")
     return found
 
 
@@ -206,7 +230,12 @@ class PrefixCache:
             "augment": dataclasses.asdict(augment) if augment.changes_pixels else None,
             "seed": config.seed if augment.changes_pixels else None,
             # The same function on other devices, or cut into other batches, rounds otherwise.
-            "program": [jax.__version__, jax.default_backend(), devices, batch_size],
+            "program": [jax.local_devices()[0].device_kind, devices, batch_size],
+            "settings": [
+                jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
+                os.environ.get("XLA_FLAGS"),
+            ],
+            "code": _code(),
         }
         max_bytes = config.cache.max_bytes
         return feature_store.on_disk(json.loads(json.dumps(key)), form, rows_from, max_bytes)
@@ -215,6 +244,20 @@ class PrefixCache:
 @functools.lru_cache(maxsize=8)
 def _compiled_feature_step(model: Any, preprocessing: Any, output: str) -> Any:
     return parallel.compile_step(step.make_predict_step(model, preprocessing, output))
+
+
+@functools.cache
+def _code() -> dict[str, str]:
+    """What makes pixels and features: our source files, and the versions of what they call."""
+    digest = hashlib.sha256()
+    for file in sorted(_PACKAGE.rglob("*.py")):
+        digest.update(f"{file.relative_to(_PACKAGE)}\n".encode())
+        digest.update(file.read_bytes())
+    return {"jxfer": digest.hexdigest(), **{name: version(name) for name in _CALLED}}
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _prefix(plan: Plan, variables: Tree) -> Tree:
@@ -228,6 +271,7 @@ def _prefix(plan: Plan, variables: Tree) -> Tree:
     }
 
 
+@functools.lru_cache(maxsize=4)  # once for all phases
 def _digest(source: Source) -> str:
     """Hash of the encoded images, in the source's order."""
     digest = hashlib.sha256()

@@ -169,7 +169,7 @@ class Regularisers:
             )
             found["co_tuning"] = config.co_tuning * jnp.mean(losses)
         if self.acts("bss"):
-            # Of the global batch: a device's share has other singular values.
+            # Over all devices: a device's share has other singular values.
             pooled = jax.lax.all_gather(outputs["pooled"], AXIS, tiled=True)
             found["bss"] = config.bss * regularise.batch_spectral_shrinkage(pooled, config.bss_k)
         return found
@@ -182,6 +182,9 @@ class Regularisers:
 
 def check(phases: Sequence[Regularisers], strategy: str, batch_size: int) -> None:
     """Refuses what would do nothing.
+
+    Args:
+      batch_size: over all devices, of a micro-batch.
 
     Raises:
       UserError: a field of the config is on and acts in no phase; as

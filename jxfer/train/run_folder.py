@@ -33,16 +33,27 @@ def open_run(folder: pathlib.Path, config: TrainConfig) -> Iterator[None]:
         others = [entry.name for entry in folder.iterdir() if entry.name not in _LEFT_BY_A_KILL]
         if others:
             raise UserError(f"{folder} holds other files ({others[0]}); take a new folder as --run")
-    folder.mkdir(parents=True, exist_ok=True)
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"--run {folder}: {error.strerror}; name another folder") from error
     # The lock goes with the process, however it ends.
-    with (folder / ".lock").open("w") as lock:
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{folder}: another process is training here; wait for it") from error
         if (folder / "config.json").exists():
             _check_same(folder, _read_values(folder), configs.to_dict(config))
-        yield
+        try:
+            yield
+        except UserError:
+            if is_new and not (folder / "config.json").exists():  # a typo leaves nothing behind
+                (folder / ".lock").unlink()
+                folder.rmdir()
+            raise
 
 
 def write_config(folder: pathlib.Path, config: TrainConfig) -> None:
@@ -85,6 +96,9 @@ def _read_values(folder: pathlib.Path) -> Any:
 
 def _check_same(folder: pathlib.Path, found: Any, wanted: dict[str, Any]) -> None:
     old, new = trees.flatten(found), trees.flatten(wanted)
+    if {old.get("cache/mode"), new["cache/mode"]} <= {"memory", "disk"}:
+        # Features may move: the bits are the same, and a disk may fill up.
+        old |= {path: new[path] for path in ("cache/mode", "cache/max_gb")}
     changed = [
         f"{path.replace('/', '.')} {old.get(path)!r} -> {new.get(path)!r}"
         for path in sorted({*old, *new})

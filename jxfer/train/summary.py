@@ -17,12 +17,14 @@ import optax
 
 from jxfer import text, trees
 from jxfer.data.sources import Splits
+from jxfer.losses.regularise import RegulariseConfig
 from jxfer.train import config as configs
 from jxfer.train import flops
 from jxfer.train.config import TrainConfig
 from jxfer.train.metrics import Evaluation
 from jxfer.train.phases import Course
 from jxfer.train.state import Plan
+from jxfer.train.step import make_train_step
 from jxfer.transfer.labels import FROZEN, LABELS, base
 from jxfer.zoo.card import Card, Measurement
 from jxfer.zoo.pretrained import Pretrained
@@ -36,7 +38,8 @@ def print_start(
 ) -> None:
     """The start-up table: what was loaded; each group's parameters, rate, memory, norms and work.
 
-    `jxfer audit` tells what the compiled steps take: here nothing waits for the compiler.
+    The work is that of a step on images, without what a regulariser adds. `jxfer audit` tells what
+    the compiled steps take: here nothing waits for the compiler.
     """
     model = pretrained.model
     test = f"{len(splits.test)} test" if splits.test is not None else "no test split"
@@ -63,7 +66,8 @@ def print_start(
     for plan, end in zip(course.plans, course.ends, strict=True):
         like = course.like(end)
         memory, norms = optimizer_bytes(plan, like.opt_state), norms_by_label(plan)
-        work = flops.by_label(plan, like, batch_size // jax.device_count())
+        plain = make_train_step(dataclasses.replace(plan, regularise=RegulariseConfig()))
+        work = flops.by_label(plain, plan, like, batch_size // jax.device_count())
         peaks = plan.peaks
         for label, count in parameters_by_label(plan).items():
             if count:

@@ -45,7 +45,8 @@ class OptimizerConfig:
     clip_norm: float | None = None
     """Clips each group's gradient to this global norm."""
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "cosine"
-    """step: StepLR; one_cycle: Smith & Topin 2018, cosine up over 30 % of the run, then down."""
+    """step: StepLR; one_cycle: Smith & Topin 2018, cosine up over 30 % of the phase, then down;
+    it needs some ten steps to have a shape."""
     warmup_epochs: float = 0.0
     """Linear warm-up from zero, before the schedule starts; one_cycle has its own."""
     step_epochs: float = 7.0
@@ -55,20 +56,34 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         bounds = {
-            "lr": self.lr > 0,
-            "backbone_lr": self.backbone_lr is None or self.backbone_lr >= 0,
-            "layer_decay": self.layer_decay is None or 0 < self.layer_decay <= 1,
-            "momentum": 0 <= self.momentum < 1,
-            "weight_decay": self.weight_decay >= 0,
-            "clip_norm": self.clip_norm is None or self.clip_norm > 0,
-            "step_epochs": self.step_epochs > 0,
-            "step_factor": self.step_factor > 0,
+            "lr": (self.lr > 0, "above 0"),
+            "backbone_lr": (self.backbone_lr is None or self.backbone_lr >= 0, "at least 0"),
+            "layer_decay": (
+                self.layer_decay is None or 0 < self.layer_decay <= 1,
+                "above 0 and at most 1",
+            ),
+            "momentum": (0 <= self.momentum < 1, "at least 0 and below 1"),
+            "weight_decay": (self.weight_decay >= 0, "at least 0"),
+            "clip_norm": (self.clip_norm is None or self.clip_norm > 0, "above 0"),
+            "warmup_epochs": (self.warmup_epochs >= 0, "at least 0"),
+            "step_epochs": (self.step_epochs > 0, "above 0"),
+            "step_factor": (self.step_factor > 0, "above 0"),
         }
-        for name, holds in bounds.items():
+        for name, (holds, bound) in bounds.items():
             if not holds:
+                option, value = name.replace("_", "-"), getattr(self, name)
+                raise UserError(f"--optimizer.{option} {value}: it must be {bound}")
+        idle = {
+            "momentum": self.name != "sgd" and "--optimizer.name adamw",
+            "nesterov": (self.name != "sgd" and "--optimizer.name adamw")
+            or (not self.momentum and "--optimizer.momentum 0"),
+            "step_epochs": self.schedule != "step" and f"--optimizer.schedule {self.schedule}",
+            "step_factor": self.schedule != "step" and f"--optimizer.schedule {self.schedule}",
+        }
+        for name, where in idle.items():
+            if where and getattr(self, name) != getattr(OptimizerConfig, name):
                 option = name.replace("_", "-")
-                raise UserError(f"--optimizer.{option} {getattr(self, name)}: it is out of range")
-
+                raise UserError(f"--optimizer.{option} does nothing under {where}; leave it out")
         if self.layer_decay is not None and self.stage_lrs:
             raise UserError(
                 "--optimizer.layer-decay and --optimizer.stage-lrs both set the rates of the "
@@ -125,7 +140,7 @@ def schedule(
     """Learning rate by step, from 0 to `total_steps` - 1.
 
     Raises:
-      UserError: the warm-up is negative or does not fit.
+      UserError: the warm-up does not fit.
     """
     warmup = round(config.warmup_epochs * steps_per_epoch)
     if config.schedule == "one_cycle":
@@ -134,7 +149,7 @@ def schedule(
         return optax.cosine_onecycle_schedule(
             total_steps, peak, pct_start=0.3, div_factor=25.0, final_div_factor=1e4
         )
-    if not 0 <= warmup < total_steps:
+    if warmup >= total_steps:
         raise UserError(
             f"--optimizer.warmup-epochs {config.warmup_epochs:g} is {warmup} of {total_steps} "
             "steps; it must be shorter than the run and each of its phases"

@@ -149,9 +149,9 @@ def phases(
         return (phase(name, rules([])),)
     if name == "partial":
         if config.freeze_through not in stages:
+            given = "" if config.freeze_through is None else f" {config.freeze_through}"
             raise UserError(
-                f"--strategy.freeze-through {config.freeze_through}: partial needs one of "
-                f"{', '.join(stages)}"
+                f"--strategy.freeze-through{given}: partial needs one of {', '.join(stages)}"
             )
         depth = stages.index(config.freeze_through) + 1
         _check_fresh(name, stages[:depth], fresh)

@@ -20,6 +20,7 @@ def repository(hub_server, weights, no_zoos):
     return publish(hub_server, weights.read_bytes(), PETS)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_hub_and_keeps_where_it_came_from(
     repository, images, tmp_path, capsys
 ):

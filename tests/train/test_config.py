@@ -10,6 +10,7 @@ from jxfer.losses.regularise import RegulariseConfig
 from jxfer.train import config as configs
 from jxfer.train import run_folder
 from jxfer.train.config import TrainConfig
+from jxfer.train.feature_store import CacheConfig
 from jxfer.train.loop import evaluation_steps
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
@@ -46,6 +47,9 @@ FULL = TrainConfig(
     [
         ("epochs", 0.0, "--epochs 0"),
         ("epochs", float("nan"), "--epochs nan"),
+        ("epochs", float("inf"), "--epochs inf"),
+        ("cache", CacheConfig(max_gb=float("inf")), "--cache.max-gb inf"),
+        ("optimizer", OptimizerConfig(warmup_epochs=float("inf")), "--optimizer.warmup-epochs inf"),
         ("batch_size", 0, "--batch-size 0"),
         ("batch_size", -8, "--batch-size -8"),
         ("eval_every", -1.0, "--eval-every -1"),
@@ -99,8 +103,14 @@ def with_lengths(**fields):
         ({"epochs": 1.0, "eval_every": 9.0}, 100, [10]),
         ({"epochs": 0.001}, 100, [1]),
         ({"epochs": 3.0, "eval_every": 0.1}, 10, [1, 2, 3]),
+        ({"epochs": 3.0, "eval_every": 1e-300}, 10, [1, 2, 3]),
         ({"epochs": 3.0}, 4, [1, 2]),  # less than a batch an epoch
     ],
 )
 def test_evaluations_fall_at_the_end_of_epochs_and_of_the_run(fields, examples, expected):
     assert evaluation_steps(with_lengths(**fields), examples) == expected
+
+
+def test_more_steps_than_can_be_listed_are_refused(one_line):
+    with one_line("--epochs 1e+300", "100,000,000 steps"):
+        evaluation_steps(with_lengths(epochs=1e300), 100)

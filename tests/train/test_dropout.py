@@ -70,6 +70,7 @@ def differ(a, b, atol=0.0):
     return {path for path in a if not np.allclose(a[path], b[path], rtol=0, atol=atol)}
 
 
+@pytest.mark.slow
 def test_eight_devices_take_the_steps_of_one():
     plan = make_plan(**MLP)
     one, eight = train(plan, 1), train(plan, 8)

@@ -11,6 +11,8 @@ from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import store
 from jxfer.zoo.pretrained import ModelConfig
 
+pytestmark = pytest.mark.slow
+
 HEAD = HeadConfig("mlp", (8,), dropout=0.5)
 
 

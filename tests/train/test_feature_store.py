@@ -2,11 +2,13 @@
 
 import json
 import os
+import resource
 import threading
 
 import numpy as np
 import pytest
 
+from jxfer.train import feature_store
 from jxfer.train.feature_store import CacheConfig, Form, in_memory, on_disk
 
 FORM = Form(10, (2, 3), "float32")
@@ -111,8 +113,39 @@ def damage(path, harm):
     if harm == "flip":
         content[50] ^= 1
     else:
-        del content[-5:]
+        del content[100:]
     path.write_bytes(content)
+
+
+def test_entries_in_the_making_count_whole(root):
+    """Four at once in room for five: nobody fails, and nothing is over the limit at any time."""
+    limit, most, failures, done = 5 * FORM.bytes, [0], [], threading.Event()
+
+    def fill(worker):
+        try:
+            for key in range(12):
+                rows = on_disk({"weights": f"{worker * key % 20}"}, FORM, Computes(), limit)
+                np.testing.assert_array_equal(rows, ROWS)
+        except BaseException as error:
+            failures.append(error)
+
+    def watch():
+        while not done.is_set():
+            with feature_store._lock(root):
+                found = [feature_store._size(root / name) for name in entries(root)]
+            most[0] = max(most[0], sum(found))
+
+    root.mkdir(parents=True)
+    threads = [threading.Thread(target=fill, args=(worker,)) for worker in range(4)]
+    watcher = threading.Thread(target=watch)
+    for thread in (watcher, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    watcher.join()
+    assert failures == []
+    assert FORM.bytes < most[0] <= limit
 
 
 def test_what_was_not_used_for_longest_makes_room(root):
@@ -124,8 +157,7 @@ def test_what_was_not_used_for_longest_makes_room(root):
         known.add(new)
         os.utime(root / new / "entry.json", (1000 + age, 1000 + age))
     held = on_disk(keys[0], FORM, Computes(), LIMIT)  # used just now
-    size = folder_bytes(root)
-    on_disk(keys[3], FORM, Computes(), size + 10)
+    on_disk(keys[3], FORM, Computes(), 3 * FORM.bytes)
     again = {key["weights"]: Computes() for key in keys}
     for key in (keys[0], keys[2], keys[3]):
         on_disk(key, FORM, again[key["weights"]], LIMIT)
@@ -205,12 +237,23 @@ def test_a_folder_that_cannot_be_written_is_one_line(root, one_line):
 
 
 def test_a_full_disk_is_one_line(one_line):
-    def full(start):
-        yield ROWS[:4]
-        raise OSError(28, "No space left on device")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FORM.bytes - 1, before[1]))
+    try:
+        with one_line("File too large", "free some room"):
+            on_disk(KEY, FORM, Computes(), LIMIT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    np.testing.assert_array_equal(on_disk(KEY, FORM, Computes(), LIMIT), ROWS)
 
-    with one_line("No space left on device", "free some room"):
-        on_disk(KEY, FORM, full, LIMIT)
+
+def test_what_goes_wrong_with_the_images_is_not_the_store_s(root):
+    def unreadable(start):
+        yield ROWS[:4]
+        raise FileNotFoundError("an image")
+
+    with pytest.raises(FileNotFoundError, match="an image"):
+        on_disk(KEY, FORM, unreadable, LIMIT)
 
 
 @pytest.mark.parametrize("max_gb", [0.0, -1.0])
@@ -219,5 +262,7 @@ def test_the_limit_must_be_positive(max_gb, one_line):
         CacheConfig(max_gb=max_gb)
 
 
-def folder_bytes(root):
-    return sum(f.stat().st_size for name in entries(root) for f in (root / name).iterdir())
+@pytest.mark.parametrize("option", [{"max_gb": 1.0}, {"dtype": "bfloat16"}])
+def test_without_a_cache_its_options_do_nothing(option, one_line):
+    with one_line("do nothing", "--cache.mode off"):
+        CacheConfig("off", **option)

@@ -14,7 +14,7 @@ from tests.train.steps import make_plan
 
 
 def make_sweep(rates, smoothed, **fields):
-    defaults = {"phase": "all", "losses": tuple(smoothed), "diverged": False}
+    defaults = {"phase": "all", "losses": tuple(smoothed), "planned": len(rates)}
     return Sweep(rates=tuple(rates), smoothed=tuple(smoothed), **{**defaults, **fields})
 
 
@@ -75,9 +75,17 @@ def test_both_ends_are_left_out():
     assert rates[4] <= found["steep"] <= rates[34]
 
 
+def test_the_tenth_that_is_left_out_is_of_the_planned_steps():
+    smoothed = np.linspace(2, 1, 40)
+    smoothed[8] = 0.1
+    sweep = make_sweep(np.geomspace(1e-4, 1, 40), smoothed, planned=100)
+    assert sweep.diverged
+    assert sweep.suggestions()["minimum"] == pytest.approx(sweep.rates[34] / 10)
+
+
 def test_a_sweep_that_diverges_at_once_asks_for_lower_rates(one_line):
     with one_line("diverged after 6 steps", "--sweep.lowest"):
-        make_sweep([1e-3] * 6, [1.0] * 6, diverged=True).suggestions()
+        make_sweep([1e-3] * 6, [1.0] * 6, planned=20).suggestions()
 
 
 @pytest.mark.parametrize(

@@ -280,6 +280,7 @@ def test_a_rotten_checkpoint_after_the_switch_goes_back_through_it(
     assert_same_end(config, run, undisturbed, assert_same_bits)
 
 
+@pytest.mark.slow
 def test_gradual_unfreezes_a_stage_a_phase_from_the_top(make_config, tmp_path):
     config = make_config(StrategyConfig("gradual"), epochs=4.0, checkpoint_every=100)
     result = loop.run_config(config, tmp_path / "run", quiet=True)

@@ -99,13 +99,23 @@ def test_auto_caches_where_it_wins_and_says_why_not(fields, reason, make_config)
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
+        ({"strategy": StrategyConfig("full")}, ("--cache.mode memory", "full", "the first stage")),
         ({"augment": AugmentConfig(flip=True)}, ("--cache.mode memory", "--augment.views")),
         ({"max_gb": 1e-6}, ("the features take", "--cache.max-gb 1e-06")),
     ],
 )
 def test_a_cache_that_was_asked_for_and_cannot_be_is_an_error(fields, words, make_config, one_line):
+    config = make_config(mode="memory", **fields)
     with one_line(*words):
-        choices(make_config(mode="memory", **fields))
+        prefix.choose_all(plans_of(config), config, screen.load_splits(config.data))
+
+
+def test_auto_leaves_half_of_the_memory(make_config, monkeypatch):
+    monkeypatch.setattr(prefix, "_memory_bytes", lambda: 2 * 51 * 16 * 4 - 1)
+    [choice] = choices(make_config())
+    assert "half of this machine's memory" in choice.describe()
+    [choice] = choices(make_config(mode="memory"))
+    assert choice.output == "pooled"
 
 
 def test_the_table_says_what_it_saves(make_config):
@@ -147,8 +157,8 @@ def runs(make_config, tmp_path_factory):
     [
         pytest.param(PROBE, AugmentConfig(), id="probe"),
         pytest.param(PROBE, AugmentConfig(flip=True, pad_crop=2, views=2), id="probe of two views"),
-        pytest.param(PARTIAL, AugmentConfig(), id="partial"),
-        pytest.param(StrategyConfig("lp_ft"), AugmentConfig(), id="lp_ft"),
+        pytest.param(PARTIAL, AugmentConfig(), id="partial", marks=pytest.mark.slow),
+        pytest.param(StrategyConfig("lp_ft"), AugmentConfig(), id="lp_ft", marks=pytest.mark.slow),
     ],
 )
 def test_the_trained_parameters_are_those_of_the_run_without_a_cache(
@@ -188,11 +198,14 @@ def test_a_later_run_computes_nothing_on_disk(make_config, runs, tmp_path, monke
     loop.run_config(other, tmp_path / "run", quiet=True)
 
 
-@pytest.mark.parametrize("change", ["weights", "images", "size", "views", "dtype", "depth"])
+@pytest.mark.parametrize(
+    "change", ["weights", "images", "size", "views", "dtype", "depth", "code", "seed"]
+)
 def test_any_change_of_key_computes_again(
     change, make_config, make_entry, runs, tmp_path, monkeypatch, small_config
 ):
-    config = make_config(mode="disk", epochs=0.4)
+    augment = AugmentConfig(flip=True, views=1) if change == "seed" else AugmentConfig()
+    config = make_config(mode="disk", epochs=0.4, augment=augment)
     runs(config)
     filled = []
     monkeypatch.setattr(
@@ -210,6 +223,11 @@ def test_any_change_of_key_computes_again(
         first, second = sorted((root / "train" / CLASSES[0]).iterdir())[:2]
         first.write_bytes(second.read_bytes())
         fields["data"] = dataclasses.replace(config.data, source=f"folder:{root}")
+    elif change == "code":
+        code = prefix._code()
+        monkeypatch.setattr(prefix, "_code", lambda: code | {"pillow": "0"})
+    elif change == "seed":
+        fields["seed"] = config.seed + 1
     elif change == "size":
         fields["model"] = dataclasses.replace(config.model, image_size=24)
     elif change == "views":
@@ -220,7 +238,7 @@ def test_any_change_of_key_computes_again(
         fields["strategy"] = PARTIAL
     loop.run_config(dataclasses.replace(config, **fields), tmp_path / "run", quiet=True)
     # The validation images are those of before, unless the rows themselves are others.
-    assert len(filled) == (1 if change in ("images", "views") else 2)
+    assert len(filled) == (1 if change in ("images", "views", "seed") else 2)
 
 
 def scale_a_kernel(entry):
@@ -243,7 +261,7 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("mode", ["memory", "disk"])
+@pytest.mark.parametrize("mode", [pytest.param("memory", marks=pytest.mark.slow), "disk"])
 def test_a_kill_changes_no_bit(mode, make_config, runs, tmp_path, monkeypatch, assert_same_bits):
     config = make_config(PARTIAL, mode, checkpoint_every=1)
     _, undisturbed = runs(config)

@@ -16,6 +16,8 @@ from jxfer.train.state import Plan, TrainState
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig, phases
 
+pytestmark = pytest.mark.slow
+
 PER_DEVICE = 2
 IMAGES = jax.ShapeDtypeStruct((PER_DEVICE, 32, 32, 3), jnp.uint8)
 LABELS = jax.ShapeDtypeStruct((PER_DEVICE,), jnp.int32)

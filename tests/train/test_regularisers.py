@@ -159,6 +159,7 @@ def test_l2_sp_pulls_pretrained_parameters_alone_by_alpha_times_their_distance(m
         np.testing.assert_allclose(slopes[path], alpha * 0.25, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_eight_devices_take_the_step_of_one(make_config):
     """The norms are folded, so that no moments depend on the share of a device.
 
@@ -280,6 +281,21 @@ def test_more_singular_values_than_a_batch_has_are_refused(make_config, one_line
         prepare(make_config(RegulariseConfig(bss=0.1, bss_k=17)))
 
 
+def test_the_singular_values_are_those_of_a_micro_batch(make_config, one_line):
+    with one_line("--regularise.bss-k 9", "8 examples", "lower it"):
+        prepare(make_config(RegulariseConfig(bss=0.1, bss_k=9), accumulate=2))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"regularise": RegulariseConfig(delta=0.1)}, {"ema_decay": 0.9}]
+)
+def test_statistics_that_stop_moving_between_phases_have_no_average(fields, make_config, one_line):
+    strategy = StrategyConfig("lp_ft", frozen_norms="adapt", trainable_norms="frozen")
+    fields = {"regularise": RegulariseConfig(), **fields}
+    with one_line("statistics of BatchNorm move in one phase and stop in the next"):
+        prepare(make_config(fields.pop("regularise"), strategy, **fields))
+
+
 def test_co_tuning_needs_the_classifier_of_the_stage_that_is_built(make_config, entries, one_line):
     model = ModelConfig(weights=entries["standard"], through="stage1")
     with one_line("--regularise.co-tuning needs", "on the last stage"):
@@ -363,6 +379,7 @@ def test_the_source_head_trains_and_stays_out_of_the_model(
     assert "params/source_head/kernel" in found["loaded"]
 
 
+@pytest.mark.slow
 def test_a_kill_changes_no_bit(
     config, undisturbed, tmp_path, monkeypatch, read_state, assert_same_bits
 ):

@@ -197,4 +197,9 @@ def test_data_that_changed_is_an_error_that_loses_nothing(small_config, images, 
     next((data / "train" / "bees").iterdir()).unlink()
     with one_line("the data changed", "36", "35"):
         loop.run_config(config, run, quiet=True)
+    ant = next((data / "train" / "ants").iterdir())
+    ant.rename(data / "train" / "bees" / "moved.png")  # as many, but other labels
+    shutil.copy(images / "train" / "bees" / "00.png", data / "train" / "bees" / "again.png")
+    with one_line("the data changed"):
+        loop.run_config(config, run, quiet=True)
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == kept

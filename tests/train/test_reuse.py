@@ -62,6 +62,7 @@ def test_what_is_new_is_never_frozen(one_line, make_config, strategy):
         set_up(make_config(strategy), CLASSES, total_steps=5, steps_per_epoch=2.25)
 
 
+@pytest.mark.slow
 def test_a_run(make_config, tmp_path):
     config = make_config(StrategyConfig("partial", "stem"))
     summary = loop.run_config(config, tmp_path / "run", quiet=True)

@@ -4,8 +4,10 @@ import os
 
 import pytest
 
+from jxfer.errors import UserError
 from jxfer.train import config as configs
 from jxfer.train import run_folder
+from jxfer.train.feature_store import CacheConfig
 
 
 @pytest.fixture
@@ -44,6 +46,31 @@ def test_another_config_is_refused_with_every_difference(tmp_path, config, small
     with one_line(str(tmp_path), "epochs 4.0 -> 5.0", "seed 0 -> 1", "take a new folder"):
         open_once(tmp_path, small_config(epochs=5.0, seed=1))
     assert run_folder.read_config(tmp_path) == config
+
+
+@pytest.mark.parametrize("fields", [{"mode": "memory"}, {"mode": "disk", "max_gb": 9.0}])
+def test_features_may_move_between_memory_and_disk(fields, tmp_path, small_config):
+    open_once(tmp_path, small_config(cache=CacheConfig("disk")))
+    open_once(tmp_path, small_config(cache=CacheConfig(**fields)))
+
+
+@pytest.mark.parametrize("mode", ["auto", "off"])
+def test_a_run_keeps_whether_it_was_told_to_cache(mode, tmp_path, small_config, one_line):
+    open_once(tmp_path, small_config(cache=CacheConfig("disk")))
+    with one_line("cache.mode 'disk' ->"):
+        open_once(tmp_path, small_config(cache=CacheConfig(mode)))
+
+
+def test_bad_input_leaves_no_new_folder_behind(tmp_path, config):
+    with pytest.raises(UserError), run_folder.open_run(tmp_path / "run", config):
+        raise UserError("a typo")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, config, one_line):
+    (tmp_path / "file").write_text("")
+    with one_line("--run", "name another folder"):
+        open_once(tmp_path / "file" / "run", config)
 
 
 def test_a_config_of_another_version_shows_the_fields_that_differ(tmp_path, config, one_line):

@@ -110,6 +110,7 @@ def test_a_run_that_takes_all_its_steps_did_not_stop_early(play, small_config, t
     assert (result["steps"], result["stopped_early"]) == (9, False)
 
 
+@pytest.mark.slow
 def test_the_first_phase_runs_to_its_end_and_what_was_frozen_is_still_compared(
     play, small_config, make_entry, tmp_path
 ):
@@ -131,6 +132,7 @@ def test_the_first_phase_runs_to_its_end_and_what_was_frozen_is_still_compared(
     assert result["stopped_early"] is True
 
 
+@pytest.mark.slow
 def test_a_stopped_partial_run_still_proves_its_freeze(play, small_config, make_entry, tmp_path):
     config = small_config(
         model=ModelConfig(weights=make_entry("standard"), through="stage1"),

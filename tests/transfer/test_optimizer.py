@@ -296,7 +296,7 @@ def test_the_backbone_takes_a_tenth_of_the_rate_unless_told():
     assert OptimizerConfig(lr=0.5, backbone_lr=0.0).peaks() == {"low_lr": 0.0, "head": 0.5}
 
 
-@pytest.mark.parametrize("warmup_epochs", [-1.0, 5.0, 9.0])
+@pytest.mark.parametrize("warmup_epochs", [5.0, 9.0])
 def test_a_warm_up_that_does_not_fit_is_an_error(warmup_epochs, one_line):
     with one_line("--optimizer.warmup-epochs", "shorter than the run"):
         schedule(OptimizerConfig(warmup_epochs=warmup_epochs), 0.1, 10, 2.0)
@@ -309,11 +309,32 @@ def test_one_cycle_takes_no_other_warm_up(one_line):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("lr", -1.0), ("momentum", 1.0), ("weight_decay", -1e-4), ("clip_norm", 0.0)],
+    [
+        ("lr", -1.0),
+        ("momentum", 1.0),
+        ("weight_decay", -1e-4),
+        ("clip_norm", 0.0),
+        ("warmup_epochs", -1.0),
+    ],
 )
 def test_an_option_out_of_range_is_an_error_of_one_line(field, value, one_line):
     with one_line(f"--optimizer.{field.replace('_', '-')}", str(value)):
         OptimizerConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ({"name": "adamw", "momentum": 0.8}, "--optimizer.name adamw"),
+        ({"name": "adamw", "nesterov": True}, "--optimizer.name adamw"),
+        ({"nesterov": True, "momentum": 0.0}, "--optimizer.momentum 0"),
+        ({"step_epochs": 3.0}, "--optimizer.schedule cosine"),
+        ({"schedule": "constant", "step_factor": 0.5}, "--optimizer.schedule constant"),
+    ],
+)
+def test_an_option_with_nothing_to_act_on_is_an_error(fields, where, one_line):
+    with one_line("does nothing under", where):
+        OptimizerConfig(**fields)
 
 
 def test_layer_decay_shrinks_the_rate_stage_by_stage_from_the_top():

@@ -93,6 +93,7 @@ def test_the_table(entry, files):
     assert all(shown.endswith("%") for shown in classes)
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_photographs(entry, hymenoptera, capsys):
     compare(entry, sorted((hymenoptera / "val").rglob("*.jpg"))[:40], capsys)

@@ -130,6 +130,7 @@ def from_the_hub(file, model, monkeypatch):
     monkeypatch.setattr(hub, "fetch", lambda name: Published(file, card, num_classes=3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model_config", "dropped"),
     [
