@@ -37,7 +37,8 @@ import tyro
 
 from jxfer import text
 from jxfer.commands.main import guard
-from jxfer.data.sources import DataConfig
+from jxfer.data.sources import DataConfig, open_splits
+from jxfer.errors import UserError
 from jxfer.statistics import t_interval
 from jxfer.train.config import TrainConfig
 from jxfer.train.loop import run_config
@@ -147,6 +148,8 @@ def main(
       results: where the table and the figures of all runs go.
     """
     chosen = TASKS[task]
+    if open_splits(chosen.data(chosen.seeds[0])).test is None:
+        raise UserError(f"{task}: its data have no test split; see the top of this file")
     found: dict[str, Any] = {}
     for name, arm in ARMS.items():
         folder = out / task / name.replace(", ", "-").replace(" ", "_")
@@ -165,6 +168,8 @@ def main(
         lr = max(validation, key=lambda rate: validation[rate])  # the smallest of equals
         summaries = [run(lr, seed) for seed in chosen.seeds]
         assert all(summary["frozen_unchanged"] in (True, None) for summary in summaries)
+        if len({summary["commit"] for summary in summaries}) > 1:
+            raise UserError(f"{folder} holds runs of several commits; take a new folder as --out")
         found[name] = {
             "rate": lr,
             "validation": validation,
@@ -248,7 +253,7 @@ def _table(found: dict[str, Any]) -> list[tuple[str, ...]]:
             (
                 name,
                 f"{max(arm['trainable']):,}",
-                f"{arm['rate']:g}",
+                f"{arm['rate']:g}" + "*" * (str(arm["rate"]) in _ends(arm["validation"])),
                 f"{accuracy.mean():.1f}",
                 f"{low:.1f} to {high:.1f}",
                 *difference,
@@ -257,16 +262,22 @@ def _table(found: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
+def _ends(rates: dict[str, float]) -> tuple[str, str]:
+    """The smallest and the largest."""
+    return min(rates, key=float), max(rates, key=float)
+
+
 def _section(record: dict[str, Any]) -> list[str]:
     some = record["arms"]["full"]
+    rates = ", ".join(map(str, some["validation"]))
     tuning, seeds = (", ".join(map(str, record[key])) for key in ("tuning_seeds", "seeds"))
     return [
         f"## {record['task']}",
         f"{some['train_examples']} training images, {some['test_examples']} test images, "
         f"{record['epochs']} epochs; rates chosen by validation among "
-        f"{', '.join(some['validation'])} at seeds {tuning}; the table's seeds are {seeds}. "
+        f"{rates} at seeds {tuning}; the table's seeds are {seeds}. "
         "Intervals are t-intervals over the seeds; those of differences pair the seeds; a dash "
-        "where all differences are equal.",
+        "where all differences are equal; an asterisk where the best rate is an end of the grid.",
         _markdown(_table(record["arms"])),
     ]
 

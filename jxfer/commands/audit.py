@@ -15,8 +15,8 @@ from jxfer.losses.regularise import RegulariseConfig
 from jxfer.train import parallel, summary
 from jxfer.train.audit import Audit, audit
 from jxfer.train.config import TrainConfig
-from jxfer.train.loop import evaluation_steps
 from jxfer.train.plans import load, make_plans, set_up
+from jxfer.train.selection import evaluation_steps
 from jxfer.train.state import Plan
 from jxfer.zoo.pretrained import Pretrained
 from jxfer.zoo.report import Report

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import math
 import pathlib
 import sys
 from typing import Any
@@ -13,14 +12,16 @@ from jxfer import trees
 from jxfer.data import screen
 from jxfer.data.sources import Splits
 from jxfer.errors import UserError
-from jxfer.train import feed, parallel, prefix, run_folder, summary
+from jxfer.train import parallel, prefix, run_folder, summary
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import Evaluator, source_relationship
+from jxfer.train.feed import Images
 from jxfer.train.log import TrainingLog
 from jxfer.train.phases import Course
 from jxfer.train.plans import set_up
-from jxfer.train.selection import Best, out_of_patience
+from jxfer.train.prefix import PrefixCache
+from jxfer.train.selection import Best, evaluation_steps, out_of_patience
 from jxfer.train.state import TrainState
 from jxfer.train.step import compiled_train_step
 from jxfer.train.writers import Clock, ProgressBar, Writers
@@ -29,7 +30,6 @@ from jxfer.zoo import store
 from jxfer.zoo.pretrained import Pretrained
 
 _log = logging.getLogger("jxfer")
-_MOST_STEPS = 10**8
 
 
 def run_config(
@@ -55,23 +55,6 @@ def run_config(
             _log.warning("%s has finished; nothing is left to do", folder)
             return finished
         return _train(config, folder, quiet)
-
-
-def evaluation_steps(config: TrainConfig, examples: int) -> list[int]:
-    """Steps after which the run evaluates, in order; the last one ends it.
-
-    Raises:
-      UserError: the steps are too many to count.
-    """
-    steps_per_epoch = examples / config.batch_size
-    if config.epochs * steps_per_epoch > _MOST_STEPS:
-        raise UserError(f"--epochs {config.epochs:g}: that is more than {_MOST_STEPS:,} steps")
-    total = max(1, math.ceil(config.epochs * steps_per_epoch))
-    if config.eval_every * steps_per_epoch <= 1:
-        return list(range(1, total + 1))
-    evaluations = math.ceil(config.epochs / config.eval_every)
-    ends = (math.ceil(i * config.eval_every * steps_per_epoch) for i in range(1, evaluations))
-    return sorted({end for end in ends if end < total} | {total})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,17 +154,11 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
             first = int(host_state.step) + 1
             if index and first == before + 1:
                 host_state = course.enter(host_state, index)
-            cache = _fill_cache(run, index, host_state, bar)
-            if cache:
-                batches = cache.train_batches(first - 1)
-            else:
-                batches = feed.train_batches(
-                    config, run.splits.train, plan.preprocessing, start_step=first - 1
-                )
-            stream = parallel.shard(batches)
+            feed = _feed(run, index, host_state, bar)
+            stream = parallel.shard(feed.train_batches(first - 1))
             state = parallel.replicate(host_state)
             reference = parallel.replicate(plan.reference(run.pretrained.variables) | relationship)
-            train_step = compiled_train_step(plan, cache.after if cache else None)
+            train_step = compiled_train_step(plan, feed.after)
             log = TrainingLog(writers, bar, plan, before, progress["open_sums"])
             clock = Clock()
             for step in range(first, end + 1):
@@ -201,10 +178,7 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
                     log.flush()
                 seconds["step"] += clock.lap()
                 if evaluating:
-                    if cache:
-                        result = cache.evaluate(run.evaluator, state.variables)
-                    else:
-                        result = run.evaluator.evaluate(state.variables, run.splits.val)
+                    result = feed.evaluate(run.evaluator, state.variables)
                     saving |= best.update(step, result)
                     figures = {f"val_{k}": v for k, v in dataclasses.asdict(result).items()}
                     place = {"epoch": step / plan.steps_per_epoch, "phase": plan.phase.name}
@@ -223,21 +197,18 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
                     log.clock.lap()
                 if over:
                     break
-            del cache, batches, stream  # before those of the next phase take their place
+            del feed, stream  # before those of the next phase take their place
     return progress, step, (step - start) * config.batch_size
 
 
-def _fill_cache(
-    run: _Run, index: int, state: TrainState, bar: ProgressBar
-) -> prefix.PrefixCache | None:
-    """The features of a phase, where it caches some; `state` is on the host."""
-    if run.choices[index].output is None:
-        return None
+def _feed(run: _Run, index: int, state: TrainState, bar: ProgressBar) -> Images | PrefixCache:
+    """What a phase trains and validates on; `state` is on the host."""
+    choice = run.choices[index]
+    if choice.output is None:
+        return Images(run.config, run.splits, choice.plan.preprocessing)
     clock = Clock()
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    cache = prefix.PrefixCache(
-        run.choices[index], run.config, run.splits, variables, report=bar.describe
-    )
+    cache = PrefixCache(choice, run.config, run.splits, variables, report=bar.describe)
     run.seconds["prefix"] += clock.lap()
     return cache
 

@@ -20,9 +20,9 @@ from jxfer.errors import UserError
 from jxfer.train import feed, parallel
 from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import one_late, source_relationship
-from jxfer.train.loop import evaluation_steps
 from jxfer.train.metrics import Sums
 from jxfer.train.plans import set_up
+from jxfer.train.selection import evaluation_steps
 from jxfer.train.state import Plan, TrainState
 from jxfer.train.step import Batch, compiled_train_step
 from jxfer.transfer.labels import HEAD

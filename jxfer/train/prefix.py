@@ -143,7 +143,7 @@ def choose(plan: Plan, config: TrainConfig, splits: Splits) -> Choice:
 
 
 class PrefixCache:
-    """The features of a phase.
+    """Feeds a phase with features; as `feed.Images` does with images.
 
     Args:
       choice: with an output.

@@ -1,13 +1,35 @@
-"""The best step by validation, and when to stop looking for a better one.
+"""When a run evaluates, which step is the best, and when to stop looking for a better one.
 
 After `metrics` in the flow. Pure: nothing here is stored but `Best`, so a run that resumes decides
 as one that was never killed.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
+from jxfer.errors import UserError
+from jxfer.train.config import TrainConfig
 from jxfer.train.metrics import Evaluation
+
+_MOST_STEPS = 10**8
+
+
+def evaluation_steps(config: TrainConfig, examples: int) -> list[int]:
+    """Steps after which the run evaluates, in order; the last one ends it.
+
+    Raises:
+      UserError: the steps are too many to count.
+    """
+    steps_per_epoch = examples / config.batch_size
+    if config.epochs * steps_per_epoch > _MOST_STEPS:
+        raise UserError(f"--epochs {config.epochs:g}: that is more than {_MOST_STEPS:,} steps")
+    total = max(1, math.ceil(config.epochs * steps_per_epoch))
+    if config.eval_every * steps_per_epoch <= 1:
+        return list(range(1, total + 1))
+    evaluations = math.ceil(config.epochs / config.eval_every)
+    ends = (math.ceil(i * config.eval_every * steps_per_epoch) for i in range(1, evaluations))
+    return sorted({end for end in ends if end < total} | {total})
 
 
 @dataclasses.dataclass

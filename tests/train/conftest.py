@@ -16,9 +16,9 @@ from jxfer.train import config as configs
 from jxfer.train import run_folder
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.config import TrainConfig
-from jxfer.train.loop import evaluation_steps
 from jxfer.train.phases import Course
 from jxfer.train.plans import set_up
+from jxfer.train.selection import evaluation_steps
 from jxfer.train.state import TrainState
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig

@@ -11,7 +11,7 @@ from jxfer.train import config as configs
 from jxfer.train import run_folder
 from jxfer.train.config import TrainConfig
 from jxfer.train.feature_store import CacheConfig
-from jxfer.train.loop import evaluation_steps
+from jxfer.train.selection import evaluation_steps
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo.pretrained import ModelConfig

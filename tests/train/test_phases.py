@@ -13,9 +13,9 @@ from jxfer import trees
 from jxfer.data.transforms import CIFAR
 from jxfer.train import loop, parallel, step
 from jxfer.train.checkpoint import Checkpoints
-from jxfer.train.loop import evaluation_steps
 from jxfer.train.phases import Course
 from jxfer.train.plans import set_up
+from jxfer.train.selection import evaluation_steps
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo.pretrained import ModelConfig

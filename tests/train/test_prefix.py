@@ -14,8 +14,8 @@ from jxfer.models.heads import HeadConfig
 from jxfer.train import feature_store, loop, prefix
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.feature_store import CacheConfig
-from jxfer.train.loop import evaluation_steps
 from jxfer.train.plans import set_up
+from jxfer.train.selection import evaluation_steps
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo.pretrained import ModelConfig
