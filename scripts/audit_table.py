@@ -22,8 +22,8 @@ from jxfer.zoo.pretrained import ModelConfig
 INTRODUCTION = """# What each strategy costs a step
 
 Written by `python -m scripts.audit_table`: {arch} on one device ({backend}), {batch} images of
-{size} px a step, 10 classes, SGD with momentum. `jxfer audit` prints the same of other trainings; its
-exit code is 1 when a plan leaks.
+{size} px a step, 10 classes, SGD with momentum. `jxfer audit` prints the same of other trainings;
+its exit code is 1 when a plan leaks.
 
 """
 GROUPS = """## The groups

@@ -5,6 +5,7 @@ the source, how often that example was drawn before). Draw i depends on the seed
 seeded for the random operations that follow.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -35,20 +36,23 @@ def class_balanced(source: Source, seed: int) -> Any:
     """
     import grain
 
-    counts = [len(indices) for indices in members(source)]
-    classes = len(counts)
-    seeds = np.random.SeedSequence(seed).generate_state(classes)
-    draws = [
-        grain.MapDataset.source(indices).shuffle(seed=int(class_seed)).repeat(None)
-        for indices, class_seed in zip(members(source), seeds, strict=True)
-    ]
+    indices = members(source)
+    classes = len(indices)
 
-    def draw(number: int, label: int) -> tuple[int, int]:
-        of_class = number // classes
-        return int(draws[label][of_class]), of_class // counts[label]
+    # Drawn as a whole and kept: Grain's shuffle by index takes milliseconds where few are shuffled.
+    @functools.lru_cache(maxsize=2 * classes + 2)
+    def permutation(stream: int, number: int, length: int) -> np.ndarray:
+        return np.random.default_rng((seed, stream, number)).permutation(length)
 
-    labels = grain.MapDataset.range(classes).seed(seed).shuffle().repeat(None)
-    return labels.map_with_index(draw)
+    def draw(number: int, _: int) -> tuple[int, int]:
+        turn, place = divmod(number, classes)
+        label = int(permutation(0, turn, classes)[place])
+        own = indices[label]
+        times, place = divmod(turn, len(own))
+        return int(own[permutation(1 + label, times, len(own))[place]]), times
+
+    endless = grain.MapDataset.range(classes).seed(seed).repeat(None)
+    return endless.map_with_index(draw)
 
 
 def members(source: Source) -> list[np.ndarray]:

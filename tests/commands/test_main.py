@@ -17,7 +17,10 @@ from jxfer.zoo import store
 from jxfer.zoo.card import Card
 from tests import torch_reference
 
-TRAIN = ("--epochs", "2", "--batch-size", "8", "--model.arch", "resnet20")
+TRAIN = (
+    *("--epochs", "2", "--batch-size", "8"),
+    *("--model.arch", "resnet20", "--model.through", "stage1"),
+)
 
 
 def train_command(run, images):

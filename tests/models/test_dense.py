@@ -22,12 +22,12 @@ CASES = {
     "resnet20 conv": ("resnet20", None, CONV, 32),
     "resnet20 cut": ("resnet20", "stage2", HeadConfig(), 20),
     "resnet18": ("resnet18", None, HeadConfig(), 64),
-    "resnet18d": ("resnet18d", None, HeadConfig(), 70),
     "alexnet": ("alexnet", None, HeadConfig(), 224),
-    "alexnet mlp": ("alexnet", "fc6", MLP, 224),
     "alexnet conv": ("alexnet", "stage5", CONV, 96),
 }
 SLOW = {
+    "resnet18d": ("resnet18d", None, HeadConfig(), 70),
+    "alexnet mlp": ("alexnet", "fc6", MLP, 224),
     "resnet50d": ("resnet50d", None, HeadConfig(), 64),
     "resnext50 cut": ("resnext50_32x4d", "stage1", HeadConfig(), 64),
     "vgg11": ("vgg11", None, HeadConfig(), 224),

@@ -21,7 +21,7 @@ CASES = [
             *(f"resnet{depth}" for depth in (32, 44, 56, 110, 34, 101, 152)),
             *(f"resnet{depth}_b" for depth in (32, 44, 56, 110)),
             *("wide_resnet50_2", "wide_resnet101_2", "resnext101_32x8d", "resnext101_64x4d"),
-            "resnet50d",
+            *("resnet50d", "resnext50_32x4d"),
             *(f"vgg{depth}" for depth in (11, 13, 16, 19)),
             *(f"vgg{depth}_bn" for depth in (11, 13, 16, 19)),
         )

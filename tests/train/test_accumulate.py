@@ -71,6 +71,7 @@ def programs(accumulate):
     return found
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_still_has_no_backward_pass():
     """XLA's cost analysis counts a loop's body once: the forward pass of one part of four."""
     plan = make_plan("linear_probe")

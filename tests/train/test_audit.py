@@ -243,6 +243,7 @@ SLOW = {
     "sgd of rate 0",
     "log all norms",
     "masked alone",
+    "masked freeze",
     "clip outside, adamw",
 }  # the others leak in the same way, and more
 

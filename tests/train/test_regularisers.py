@@ -352,6 +352,7 @@ def lines(run):
     return [{k: v for k, v in line.items() if k != "images_per_second"} for line in found]
 
 
+@pytest.mark.slow
 def test_a_run_writes_a_figure_for_each_regulariser_that_acts(undisturbed):
     names = {"train_l2_sp", "train_l2_sp_head", "train_delta", "train_co_tuning", "train_bss"}
     train = [line for line in lines(undisturbed) if "train_loss" in line]
