@@ -69,13 +69,13 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if self.split_seed < 0:
-            raise UserError(f"data: split_seed must be at least 0, not {self.split_seed}")
+            raise UserError(f"--data.split-seed must be at least 0, not {self.split_seed}")
         if not 0 < self.val_fraction < 1:
-            raise UserError(f"data: val_fraction must be between 0 and 1, not {self.val_fraction}")
+            raise UserError(f"--data.val-fraction must be between 0 and 1, not {self.val_fraction}")
         if self.per_class is not None and self.per_class < 1:
-            raise UserError(f"data: per_class must be at least 1, not {self.per_class}")
+            raise UserError(f"--data.per-class must be at least 1, not {self.per_class}")
         if self.on_bad_image not in ("error", "skip"):
-            raise UserError(f"data: on_bad_image must be error or skip, not {self.on_bad_image!r}")
+            raise UserError(f"--data.on-bad-image must be error or skip, not {self.on_bad_image!r}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -109,34 +109,37 @@ class AugmentConfig:
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise UserError(
-                f"augment: crop_scale needs 0 < smallest <= largest <= 1, not {low} {high}"
+                f"--augment.crop-scale needs 0 < smallest <= largest <= 1, not {low} {high}"
             )
         if self.crop_scale != AugmentConfig.crop_scale and not self.random_resized_crop:
-            raise UserError("augment: crop_scale goes with random_resized_crop; turn that on")
+            raise UserError(
+                "--augment.crop-scale goes with --augment.random-resized-crop; turn that on"
+            )
         if self.pad_crop < 0:
-            raise UserError(f"augment: pad_crop must be at least 0 pixels, not {self.pad_crop}")
+            raise UserError(f"--augment.pad-crop must be at least 0 pixels, not {self.pad_crop}")
         if not 0 <= self.colour_jitter <= 1:
-            raise UserError(f"augment: colour_jitter must be in [0, 1], not {self.colour_jitter}")
+            raise UserError(f"--augment.colour-jitter must be in [0, 1], not {self.colour_jitter}")
         operations, magnitude = self.randaugment or (1, 0)
         if operations < 1 or not 0 <= magnitude <= LARGEST_MAGNITUDE:
             raise UserError(
-                f"augment: randaugment needs at least 1 operation and a magnitude in "
+                f"--augment.randaugment needs at least 1 operation and a magnitude in "
                 f"[0, {LARGEST_MAGNITUDE}], not {operations} {magnitude}"
             )
         for name in ("mixup", "cutmix"):
             alpha = getattr(self, name)
             if not 0 <= alpha <= _LARGEST_ALPHA:
                 raise UserError(
-                    f"augment: {name} takes a number from 0 to {_LARGEST_ALPHA}, not {alpha}"
+                    f"--augment.{name} takes a number from 0 to {_LARGEST_ALPHA}, not {alpha}"
                 )
         if self.random_resized_crop and self.pad_crop:
             raise UserError(
-                "augment: random_resized_crop and pad_crop are two ways to crop; turn one off"
+                "--augment.random-resized-crop and --augment.pad-crop are two ways to crop; turn "
+                "one off"
             )
         if self.views is not None and self.views < 1:
-            raise UserError(f"augment: views must be at least 1, not {self.views}")
+            raise UserError(f"--augment.views must be at least 1, not {self.views}")
         if self.views is not None and not self.changes_pixels:
-            raise UserError("augment: views repeats random views, but no augmentation is on")
+            raise UserError("--augment.views repeats random views, but no augmentation is on")
 
     @property
     def changes_pixels(self) -> bool:

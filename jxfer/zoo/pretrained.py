@@ -44,6 +44,10 @@ class ModelConfig:
     reuse: tuple[str, ...] = ()
     """Stages to take from the weights, such as stem stage1, as far as they fit; all else is new."""
 
+    def __post_init__(self) -> None:
+        if self.image_size is not None and self.image_size < 1:
+            raise UserError(f"--model.image-size {self.image_size}: it must be at least 1 pixel")
+
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:

@@ -184,10 +184,10 @@ def test_a_home_folder_is_expanded(make_folder, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split_seed": -1}, "split_seed must be at least 0, not -1"),
-        ({"val_fraction": 1.0}, "val_fraction must be between 0 and 1, not 1.0"),
-        ({"per_class": 0}, "per_class must be at least 1, not 0"),
-        ({"on_bad_image": "ignore"}, "on_bad_image must be error or skip, not 'ignore'"),
+        ({"split_seed": -1}, "--data.split-seed must be at least 0, not -1"),
+        ({"val_fraction": 1.0}, "--data.val-fraction must be between 0 and 1, not 1.0"),
+        ({"per_class": 0}, "--data.per-class must be at least 1, not 0"),
+        ({"on_bad_image": "ignore"}, "--data.on-bad-image must be error or skip, not 'ignore'"),
     ],
 )
 def test_options_out_of_range(options, message):

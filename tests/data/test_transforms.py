@@ -231,9 +231,11 @@ def test_normalise_equals_numpy(order, shape):
         (lambda: Preprocessing(224, interpolation="area"), "interpolation .* not 'area'"),
         (lambda: Preprocessing(224, channel_order="GBR"), "channel_order .* not 'GBR'"),
         (lambda: Preprocessing(224, std=(0.0, 1.0, 1.0)), "std above 0"),
-        (lambda: AugmentConfig(crop_scale=(0.5, 0.1)), "crop_scale .* 0.5 0.1"),
-        (lambda: AugmentConfig(pad_crop=-1), "pad_crop .* -1"),
-        (lambda: AugmentConfig(colour_jitter=2.0), "colour_jitter .* 2.0"),
+        (lambda: AugmentConfig(crop_scale=(0.5, 0.1)), "--augment.crop-scale .* 0.5 0.1"),
+        (lambda: AugmentConfig(crop_scale=(0.5, 1.0)), "--augment.crop-scale goes with"),
+        (lambda: AugmentConfig(mixup=1e308), "--augment.mixup .* from 0 to 1000"),
+        (lambda: AugmentConfig(pad_crop=-1), "--augment.pad-crop .* -1"),
+        (lambda: AugmentConfig(colour_jitter=2.0), "--augment.colour-jitter .* 2.0"),
         (lambda: AugmentConfig(randaugment=(0, 9)), "at least 1 operation .* 0 9"),
         (lambda: AugmentConfig(randaugment=(2, 31)), r"magnitude in \[0, 30\], not 2 31"),
         (lambda: AugmentConfig(randaugment=(2, -1)), "magnitude .* 2 -1"),
@@ -242,7 +244,7 @@ def test_normalise_equals_numpy(order, shape):
         (lambda: AugmentConfig(cutmix=float("inf")), "cutmix .* inf"),
         (
             lambda: AugmentConfig(random_resized_crop=True, pad_crop=4),
-            "random_resized_crop and pad_crop",
+            "--augment.random-resized-crop and --augment.pad-crop",
         ),
     ],
 )
