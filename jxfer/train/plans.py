@@ -5,7 +5,7 @@ After `state` in the flow.
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from jxfer import trees
 from jxfer.data.readers import Source
@@ -86,6 +86,7 @@ def make_plans(
         config.strategy,
         pretrained.model.stages,
         pretrained.fresh,
+        with_norms=_stages(pretrained.model.norm_paths()),
         per_stage=config.optimizer.per_stage,
     )
     lengths = strategy.phase_steps(phases, config.epochs, total_steps, steps_per_epoch)
@@ -167,6 +168,11 @@ def _check_statistics(config: TrainConfig, plans: Sequence[Plan]) -> None:
                 f"{option}: under --strategy.frozen-norms adapt --strategy.trainable-norms frozen "
                 "the statistics of BatchNorm move in one phase and stop in the next; leave one out"
             )
+
+
+def _stages(paths: Iterable[str]) -> list[str]:
+    """Those that the paths are in."""
+    return sorted({path.partition("/")[0] for path in paths})
 
 
 def _by_stage(stages: Sequence[str]) -> set[str]:

@@ -109,6 +109,7 @@ def phases(
     stages: Sequence[str],
     fresh: Sequence[str] = (),
     *,
+    with_norms: Sequence[str] | None = None,
     per_stage: bool = False,
 ) -> tuple[Phase, ...]:
     """Expands a strategy.
@@ -117,25 +118,27 @@ def phases(
       config: the strategy and its options.
       stages: the stages that the model has, from the stem on, without the head.
       fresh: stages and parts of stages, such as `stage1/block2`, that hold new values.
+      with_norms: the stages that have norm layers; all unless given.
       per_stage: label pretrained parameters by their stage, `low_lr/stage3`.
 
     Raises:
       UserError: an option missing, unknown, or given to a strategy that has no use for it; a fresh
-        part that the strategy would freeze.
+        part that the strategy would freeze; bn_only where there are no norms.
     """
     _check_options(config)
     name = config.name
 
     def rules(training: Sequence[str], leaf: str = "", per_stage: bool = per_stage) -> list[Rule]:
-        """Rules under which these stages train, or of all only the paths that end with `leaf`."""
+        """Rules under which these stages train, or of them only the paths that end with `leaf`."""
         new = [(f"{re.escape(part)}/.*", HEAD) for part in fresh]
         low = {stage: f"{LOW_LR}/{stage}" if per_stage else LOW_LR for stage in training}
         old = [stage for stage in stages if stage not in fresh]
         leaves = []
+        own = [stage for stage in old if stage in low]
         if leaf and per_stage:
-            leaves = [(f"{stage}/(.*/)?{leaf}", low[stage]) for stage in old]
-        elif leaf:
-            leaves = [(f"({'|'.join(old)})/(.*/)?{leaf}", LOW_LR)]
+            leaves = [(f"{stage}/(.*/)?{leaf}", low[stage]) for stage in own]
+        elif leaf and own:
+            leaves = [(f"({'|'.join(own)})/(.*/)?{leaf}", LOW_LR)]
         rest = [(f"{stage}/.*", FROZEN if leaf else low.get(stage, FROZEN)) for stage in old]
         return [*new, *leaves, *rest, ("head/.*", HEAD)]
 
@@ -160,7 +163,10 @@ def phases(
         _check_stages(config.stages, stages)
         return (phase(name, rules(config.stages)),)
     if name == "bn_only":
-        return (phase(name, rules(stages, r"norm\d*/(scale|bias)")),)
+        normed = stages if with_norms is None else with_norms
+        if not normed:
+            raise UserError("--strategy.name bn_only: the network has no BatchNorm")
+        return (phase(name, rules(normed, r"norm\d*/(scale|bias)")),)
     if name == "bitfit":
         return (phase(name, rules(stages, "bias")),)
     if name == "lp_ft":

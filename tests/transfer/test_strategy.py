@@ -231,3 +231,13 @@ def test_phases_that_do_not_fit_are_an_error(epochs, run_epochs, total, words, o
 def test_epochs_of_a_phase_must_be_positive(epochs, one_line):
     with one_line("--strategy.phase-epochs", "above 0"):
         StrategyConfig("lp_ft", phase_epochs=epochs)
+
+
+def test_bn_only_trains_in_the_stages_that_have_norms(one_line):
+    stages, config = ("stem", "stage1", "fc6"), StrategyConfig("bn_only")
+    (phase,) = phases(config, stages, with_norms=("stem", "stage1"), per_stage=True)
+    assert [label for _, label in phase.rules] == [
+        *("low_lr/stem", "low_lr/stage1", "frozen", "frozen", "frozen", "head")
+    ]
+    with one_line("bn_only", "no BatchNorm"):
+        phases(config, stages, with_norms=())
