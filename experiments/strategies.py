@@ -151,6 +151,7 @@ def main(
     if open_splits(chosen.data(chosen.seeds[0])).test is None:
         raise UserError(f"{task}: its data have no test split; see the top of this file")
     found: dict[str, Any] = {}
+    commits: set[str | None] = set()
     for name, arm in ARMS.items():
         folder = out / task / name.replace(", ", "-").replace(" ", "_")
 
@@ -158,6 +159,9 @@ def main(
             print(f"{task}: {folder.name}, rate {lr:g}, seed {seed} ...", file=sys.stderr)
             where = folder / f"{lr:g}-{seed}"
             summary = run_config(chosen.config(arm, lr, seed), where, quiet=True)
+            commits.add(summary["commit"])
+            if len(commits) > 1:
+                raise UserError(f"{out / task} holds runs of several commits; take another --out")
             timing = json.loads((where / "timing.json").read_text())
             return summary | {"seconds": timing["seconds"]["total"]}
 
@@ -168,8 +172,6 @@ def main(
         lr = max(validation, key=lambda rate: validation[rate])  # the smallest of equals
         summaries = [run(lr, seed) for seed in chosen.seeds]
         assert all(summary["frozen_unchanged"] in (True, None) for summary in summaries)
-        if len({summary["commit"] for summary in summaries}) > 1:
-            raise UserError(f"{folder} holds runs of several commits; take a new folder as --out")
         found[name] = {
             "rate": lr,
             "validation": validation,
@@ -253,7 +255,7 @@ def _table(found: dict[str, Any]) -> list[tuple[str, ...]]:
             (
                 name,
                 f"{max(arm['trainable']):,}",
-                f"{arm['rate']:g}" + "*" * (str(arm["rate"]) in _ends(arm["validation"])),
+                f"{arm['rate']:g}" + "*" * (arm["rate"] in _ends(arm["validation"])),
                 f"{accuracy.mean():.1f}",
                 f"{low:.1f} to {high:.1f}",
                 *difference,
@@ -262,9 +264,10 @@ def _table(found: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _ends(rates: dict[str, float]) -> tuple[str, str]:
-    """The smallest and the largest."""
-    return min(rates, key=float), max(rates, key=float)
+def _ends(validation: dict[Any, float]) -> tuple[float, float]:
+    """The smallest and the largest rate; JSON has made strings of them."""
+    rates = sorted(map(float, validation))
+    return rates[0], rates[-1]
 
 
 def _section(record: dict[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ long, by whoever counts, removes, reserves or renames. Who holds the root's wait
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import logging
 import math
@@ -38,6 +39,7 @@ from jxfer.errors import UserError
 
 _log = logging.getLogger("jxfer")
 _PIECE = 1 << 24  # bytes per read when a checksum is taken
+_PATIENCE = 600  # seconds that another process may take to check an entry
 
 RowsFrom = Callable[[int], Iterable[np.ndarray]]
 """What computes an entry: blocks [n, ...] of rows from a row on, in order."""
@@ -184,15 +186,14 @@ def _fill(
     with _own_errors(root):
         filled, crc = _known_whole(folder, form)
         _reserve(folder, form, max_bytes)
-        file = part.open("r+b")
+        file = part.open("r+b", buffering=0)  # so that nothing is left to write when it closes
     with file:
         file.seek(filled * form.row_bytes)
         for block in rows_from(filled):
             with _own_errors(root):
                 data = np.ascontiguousarray(block, form.numpy_dtype).tobytes()
-                file.write(data)
+                _write(file, data)
                 filled, crc = filled + len(block), zlib.crc32(data, crc)
-                file.flush()
                 _write_json(folder / "filled.json", {"rows": filled, "crc32": crc})
     assert filled == form.rows
     with _own_errors(root):
@@ -225,26 +226,45 @@ def _reserve(folder: pathlib.Path, form: Form, max_bytes: float) -> None:
             f"the features take {needed / 1e9:.3g} GB, more than --cache.max-gb "
             f"{max_bytes / 1e9:g}: raise it, or use --cache.mode off"
         )
-    with _lock(root):
-        others = {
-            entry: _size(entry) for entry in root.iterdir() if entry.is_dir() and entry != folder
-        }
-        for entry in sorted(others, key=_last_use):
-            if sum(others.values()) + needed <= max_bytes:
-                break
-            lock = _lock(entry)
-            with contextlib.suppress(filelock.Timeout), lock.acquire(timeout=0):
-                shutil.rmtree(entry)
-                del others[entry]
-        if sum(others.values()) + needed > max_bytes:
+    while True:
+        with _lock(root):
+            sizes, locked = _make_room(root, folder, max_bytes - needed)
+            if sizes <= max_bytes - needed:
+                folder.mkdir(exist_ok=True)
+                (folder / "features.bin").unlink(missing_ok=True)
+                with (folder / "features.part").open("ab") as file:
+                    file.truncate(needed)
+                return
+        # Whole entries are locked for as long as they are checked: then they can go.
+        checked = [entry for entry in locked if not (entry / "features.part").exists()]
+        if not checked:
             raise UserError(
-                f"{root}: other processes are filling {sum(others.values()) / 1e9:.3g} GB; raise "
+                f"{root}: other processes are filling {sizes / 1e9:.3g} GB; raise "
                 "--cache.max-gb, or wait for them"
             )
-        folder.mkdir(exist_ok=True)
-        (folder / "features.bin").unlink(missing_ok=True)
-        with (folder / "features.part").open("ab") as file:
-            file.truncate(needed)
+        _lock(checked[0]).acquire(timeout=_PATIENCE).lock.release()
+
+
+def _make_room(
+    root: pathlib.Path, own: pathlib.Path, room: float
+) -> tuple[int, list[pathlib.Path]]:
+    """Removes entries but `own`, those not used for longest first, until `room` holds the rest.
+
+    Returns:
+      (bytes of the rest; entries that another process locks).
+    """
+    sizes = {entry: _size(entry) for entry in root.iterdir() if entry.is_dir() and entry != own}
+    locked = []
+    for entry in sorted(sizes, key=_last_use):
+        if sum(sizes.values()) <= room:
+            break
+        try:
+            with _lock(entry).acquire(timeout=0):
+                shutil.rmtree(entry)
+                del sizes[entry]
+        except filelock.Timeout:
+            locked.append(entry)
+    return sum(sizes.values()), locked
 
 
 def _size(entry: pathlib.Path) -> int:
@@ -267,6 +287,12 @@ def _crc32(path: pathlib.Path, size: int) -> int:
         while left and (piece := file.read(min(left, _PIECE))):
             crc, left = zlib.crc32(piece, crc), left - len(piece)
     return -1 if left else crc
+
+
+def _write(file: io.FileIO, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _write_json(path: pathlib.Path, values: Any) -> None:

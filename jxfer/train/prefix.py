@@ -197,7 +197,7 @@ class PrefixCache:
         self, variables: Tree, weights: str, source: Source, augment: AugmentConfig, form: Form
     ) -> np.ndarray:
         plan, config = self._choice.plan, self._config
-        devices = jax.device_count()
+        device, devices = jax.local_devices()[0], jax.device_count()
         batch_size = min(config.batch_size, -(-form.rows // devices) * devices)
         feature_step = _compiled_feature_step(plan.model, plan.preprocessing, self.after)
 
@@ -230,12 +230,12 @@ class PrefixCache:
             "augment": dataclasses.asdict(augment) if augment.changes_pixels else None,
             "seed": config.seed if augment.changes_pixels else None,
             # The same function on other devices, or cut into other batches, rounds otherwise.
-            "program": [jax.local_devices()[0].device_kind, devices, batch_size],
+            "program": [device.device_kind, device.client.platform_version, devices, batch_size],
             "settings": [
                 jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
-                os.environ.get("XLA_FLAGS"),
+                *map(os.environ.get, ("XLA_FLAGS", "NVIDIA_TF32_OVERRIDE")),
             ],
-            "code": _code(),
+            "code": _CODE,
         }
         max_bytes = config.cache.max_bytes
         return feature_store.on_disk(json.loads(json.dumps(key)), form, rows_from, max_bytes)
@@ -246,7 +246,6 @@ def _compiled_feature_step(model: Any, preprocessing: Any, output: str) -> Any:
     return parallel.compile_step(step.make_predict_step(model, preprocessing, output))
 
 
-@functools.cache
 def _code() -> dict[str, str]:
     """What makes pixels and features: our source files, and the versions of what they call."""
     digest = hashlib.sha256()
@@ -254,6 +253,9 @@ def _code() -> dict[str, str]:
         digest.update(f"{file.relative_to(_PACKAGE)}\n".encode())
         digest.update(file.read_bytes())
     return {"jxfer": digest.hexdigest(), **{name: version(name) for name in _CALLED}}
+
+
+_CODE = _code()  # now: a checkout may change the files while the run goes on
 
 
 def _memory_bytes() -> int:

@@ -50,9 +50,11 @@ def open_run(folder: pathlib.Path, config: TrainConfig) -> Iterator[None]:
         try:
             yield
         except UserError:
-            if is_new and not (folder / "config.json").exists():  # a typo leaves nothing behind
-                (folder / ".lock").unlink()
-                folder.rmdir()
+            if is_new and not (folder / "config.json").exists():
+                # A typo leaves no folder behind, unless another process has come to it.
+                with contextlib.suppress(OSError):
+                    (folder / ".lock").unlink()
+                    folder.rmdir()
             raise
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -236,15 +237,43 @@ def test_a_folder_that_cannot_be_written_is_one_line(root, one_line):
         on_disk(KEY, FORM, Computes(), LIMIT)
 
 
-def test_a_full_disk_is_one_line(one_line):
+@pytest.mark.parametrize("at", [0, 4, 8])
+def test_a_full_disk_is_one_line(at, one_line):
+    """Files may become no longer than they are: from the start, or after some rows."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (FORM.bytes - 1, before[1]))
+
+    def rows(start):
+        for row in range(start, 10, 4):
+            if row == at:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (at * FORM.row_bytes, before[1]))
+            yield ROWS[row : row + 4]
+
     try:
         with one_line("File too large", "free some room"):
-            on_disk(KEY, FORM, Computes(), LIMIT)
+            on_disk(KEY, FORM, rows, LIMIT)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    np.testing.assert_array_equal(on_disk(KEY, FORM, Computes(), LIMIT), ROWS)
+    again = Computes()
+    np.testing.assert_array_equal(on_disk(KEY, FORM, again, LIMIT), ROWS)
+    assert again.starts == [at]
+
+
+def test_an_entry_that_is_being_checked_goes_once_it_is(root):
+    on_disk(KEY, FORM, Computes(), LIMIT)
+    [entry] = entries(root)
+    begun = threading.Event()
+
+    def check():
+        with feature_store._lock(root / entry):
+            begun.set()
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=check)
+    thread.start()
+    assert begun.wait(30)
+    np.testing.assert_array_equal(on_disk({"weights": "b"}, FORM, Computes(), FORM.bytes), ROWS)
+    assert entry not in entries(root)
+    thread.join()
 
 
 def test_what_goes_wrong_with_the_images_is_not_the_store_s(root):

@@ -1,0 +1,58 @@
+"""The rules of the audit on states made by hand."""
+
+import dataclasses
+
+import numpy as np
+import optax
+import pytest
+
+from jxfer import trees
+from jxfer.train import leaks
+from jxfer.transfer.optimizer import OptimizerConfig
+from tests.train.steps import make_plan
+
+BIAS, KERNEL = "stem/norm/bias", "stem/conv/kernel"
+
+
+@pytest.fixture
+def plan():
+    """Full fine-tuning; BatchNorm stands still, so that only parameters move."""
+    return make_plan("full", folded=True, optimizer=OptimizerConfig("adamw"))
+
+
+def states(plan, leaf, change, right_change, moment=1.0):
+    """(start, after, right): all parameters move by 1, one leaf as told."""
+    start = plan.initial_state(plan.model.init(0))
+    flat = trees.flatten(start.params)
+    moments = {path: np.ones(value.shape, np.float32) for path, value in flat.items()}
+    moments[leaf] = moments[leaf] * np.float32(moment)
+    adam = optax.ScaleByAdamState(np.int32(3), trees.unflatten(moments), {})
+    found = []
+    for own in (change, right_change):
+        moved = {path: np.asarray(value) + np.float32(1) for path, value in flat.items()}
+        moved[leaf] = np.asarray(flat[leaf]) + np.float32(own)
+        params = trees.unflatten(moved)
+        found.append(dataclasses.replace(start, params=params, opt_state=adam))
+    return start, *found
+
+
+def test_equal_states_have_no_leak(plan):
+    assert leaks.of_states(plan, *states(plan, BIAS, 1, 1)) == []
+
+
+def test_a_small_leaf_that_stands_still_is_named(plan):
+    """Too small for the group's norm to tell."""
+    assert leaks.of_states(plan, *states(plan, BIAS, 0, 0.1)) == [
+        f"the update of low_lr leaves out {BIAS}"
+    ]
+
+
+def test_a_wrong_update_is_told_by_its_norm(plan):
+    (leak,) = leaks.of_states(plan, *states(plan, KERNEL, 30, 1))
+    assert leak.startswith("the update of low_lr is wrong: ")
+
+
+def test_an_update_made_of_rounding_errors_may_differ(plan):
+    """As Adam's of a bias before a norm, whose gradient is zero but for rounding."""
+    assert leaks.of_states(plan, *states(plan, BIAS, -30, 30, moment=1e-7)) == []
+    assert leaks.of_states(plan, *states(plan, BIAS, -30, 30))
