@@ -286,24 +286,6 @@ def test_a_rate_that_rounds_to_nothing_is_no_rate_of_0():
     assert run_audit(probe).leaks == ()
 
 
-@pytest.mark.slow
-def test_gradients_too_few_for_the_compiler_s_count_are_caught():
-    """Those of the last frozen convolution: the count by layer knows no tolerance."""
-    (probe,) = make_plans(StrategyConfig("linear_probe"), PLAIN, through=None)
-    last = "stage3/block2/conv2/kernel"
-    wanted = frozenset({*probe.trainable, last})
-    found = run_audit(
-        plant(
-            probe,
-            trainable=wanted,
-            transform=sgd_head_and(optax.set_to_zero())(
-                trees.split(probe.labels, lambda path: path in wanted)[0]
-            ),
-        )
-    )
-    assert [leak for leak in found.leaks if "frozen" in leak]
-
-
 def test_memory_that_the_optimizer_keeps_without_a_name_is_caught():
     (probe,) = make_plans(StrategyConfig("linear_probe"), OptimizerConfig(schedule="constant"))
     transform = optax.flatten(optax.adam(0.01))

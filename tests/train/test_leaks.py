@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jxfer import trees
-from jxfer.train import leaks
+from jxfer.train import leaks, summary
 from jxfer.transfer.optimizer import OptimizerConfig
 from tests.train.steps import make_plan
 
@@ -56,3 +56,33 @@ def test_an_update_made_of_rounding_errors_may_differ(plan):
     """As Adam's of a bias before a norm, whose gradient is zero but for rounding."""
     assert leaks.of_states(plan, *states(plan, BIAS, -30, 30, moment=1e-7)) == []
     assert leaks.of_states(plan, *states(plan, BIAS, -30, 30))
+
+
+LEAST = leaks.Program(flops=1e9, temporary_bytes=1000, optimizer_bytes=100)
+NORMS = summary.Norms({}, 0)
+
+
+def costs(backward=0, optimizer_bytes=0, **figures):
+    """Leaks of a probe whose frozen group has a backward pass of so many FLOPs."""
+    frozen = leaks.Group("frozen", 10, optimizer_bytes, NORMS, 900, backward)
+    head = leaks.Group("head", 10, 100, NORMS, 100, 100)
+    program = dataclasses.replace(LEAST, **figures)
+    work = {("frozen", False): 900, ("head", False): 100, ("head", True): 100}
+    return leaks.of_costs(program, LEAST, (frozen, head), work)
+
+
+@pytest.mark.parametrize(
+    ("figures", "leak"),
+    [
+        ({}, None),
+        ({"flops": 1.01e9}, None),
+        ({"flops": 1.01e9, "backward": 5}, "the backward pass of frozen takes 5 FLOPs"),
+        ({"flops": 1.5e9, "backward": 5}, "1.50 times the least"),
+        ({"optimizer_bytes": 8}, "8 bytes for frozen parameters"),
+        ({"temporary_bytes": 1200}, None),
+        ({"temporary_bytes": 1300}, "1,300 bytes of temporary memory, the least is 1,000"),
+    ],
+)
+def test_what_a_step_costs_above_the_least_is_a_leak(figures, leak):
+    found = costs(**figures)
+    assert [leak in line for line in found] == ([True] if leak else [])
