@@ -208,8 +208,8 @@ def write_page(results: pathlib.Path) -> None:
         "\n\n".join(
             [
                 "# Fine-tuning strategies, side by side",
-                "`python experiments/strategies.py TASK`. Test accuracy, % (95 % interval). Intervals are "
-                "of single comparisons, not corrected for their number.",
+                "`python experiments/strategies.py TASK`. Test accuracy, % (95 % interval). "
+                "Intervals are of single comparisons, not corrected for their number.",
                 _markdown(_side_by_side(records)),
                 *(part for record in records for part in _section(record)),
             ]
