@@ -4,6 +4,7 @@ Before `audit` in the flow, which measures both. Each rule returns a line for ea
 """
 
 import dataclasses
+import math
 from collections.abc import Collection, Sequence
 
 import jax
@@ -152,13 +153,13 @@ def _learning_leaks(
     """What trains must move as the least steps move it."""
     before, found, wanted = (trees.flatten(state.params) for state in (start, after, right))
     memory, wanted_memory = _moments(after.opt_state), _moments(right.opt_state)
-    rates = least.peaks(plan)
+    noise, rates = _noise(wanted_memory), least.peaks(plan)
     leaks = []
     for label, paths in least.groups(plan).items():
         if label == FROZEN:
             continue
         # Adam makes full steps of gradients that are rounding errors alone.
-        telling = [path for path in paths if not _is_noise(wanted_memory, path)]
+        telling = [path for path in paths if path not in noise]
         size, right_size, agree = _compare(before, found, wanted, telling)
         still = [path for path in telling if _stands_still(before, found, wanted, path)]
         if not rates[label]:
@@ -198,12 +199,14 @@ def _compare(
     return size, right_size, bool(np.linalg.norm(change - right_change) <= tolerance)
 
 
-def _is_noise(right: dict[str, Leaves], path: str) -> bool:
-    """Whether the gradients of a parameter are rounding errors, as of a bias before a norm."""
-    return any(
-        path in leaves
-        and np.linalg.norm(leaves[path]) <= _NOISE * np.linalg.norm(_joined(leaves, sorted(leaves)))
+def _noise(right: dict[str, Leaves]) -> frozenset[str]:
+    """Parameters whose gradients are rounding errors, as of a bias before a norm."""
+    return frozenset(
+        path
         for leaves in (right.get(name, {}) for name in ("trace", "mu"))
+        for floor in [_NOISE * _norm(leaves)]
+        for path, leaf in leaves.items()
+        if np.linalg.norm(leaf) <= floor
     )
 
 
@@ -222,10 +225,13 @@ def _remembers(found: dict[str, Leaves], right: dict[str, Leaves], paths: Sequen
         if own:
             wanted = _joined(leaves, own)
             error = np.linalg.norm(_joined(found[name], own) - wanted)
-            noise = _NOISE * np.linalg.norm(_joined(leaves, sorted(leaves)))
-            if not error <= UPDATE_TOLERANCE * np.linalg.norm(wanted) + noise:
+            if not error <= UPDATE_TOLERANCE * np.linalg.norm(wanted) + _NOISE * _norm(leaves):
                 return False
     return True
+
+
+def _norm(leaves: Leaves) -> float:
+    return math.hypot(*(float(np.linalg.norm(leaf)) for leaf in leaves.values()))
 
 
 def _joined(leaves: Leaves, paths: Sequence[str]) -> np.ndarray:
