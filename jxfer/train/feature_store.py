@@ -242,7 +242,8 @@ def _reserve(folder: pathlib.Path, form: Form, max_bytes: float) -> None:
                 f"{root}: other processes are filling {sizes / 1e9:.3g} GB; raise "
                 "--cache.max-gb, or wait for them"
             )
-        _lock(checked[0]).acquire(timeout=_PATIENCE).lock.release()
+        with _lock(checked[0]).acquire(timeout=_PATIENCE):
+            pass
 
 
 def _make_room(
