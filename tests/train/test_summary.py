@@ -5,7 +5,9 @@ import optax
 import pytest
 
 from jxfer.commands.zoo import main as zoo_command
+from jxfer.data import screen
 from jxfer.train import summary
+from jxfer.train.phases import Course
 from jxfer.train.plans import set_up
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import store
@@ -104,3 +106,28 @@ def test_optimizer_bytes_count_under_the_parameter_s_label_in_any_transform(
     assert summary.optimizer_bytes(plan, grouped) == {"frozen": 0, "head": 4 * head + counter}
     everything = jax.eval_shape(optax.adam(0.1).init, shapes)
     assert summary.optimizer_bytes(plan, everything) == {"frozen": 8 * frozen, "head": 8 * head}
+
+
+def test_the_start_up_table_tells_what_each_group_costs(make_entry, small_config, capsys):
+    model = ModelConfig(weights=make_entry("standard"), through="stage1")
+    config = small_config(model=model, strategy=StrategyConfig("lp_ft"))
+    pretrained, plans = set_up(config, CLASSES, 9, 2.25)
+    course = Course(plans, plans[0].initial_state(pretrained.variables))
+    splits = screen.load_splits(config.data)
+    summary.print_start(splits, pretrained, "lp_ft", course, config.batch_size)
+    header, *rows = capsys.readouterr().err.splitlines()[-5:]
+    assert header.split()[-4:] == ["forward", "GFLOP", "backward", "GFLOP"]
+    assert [(row.split()[0], row.split()[2]) for row in rows] == [
+        ("head", "frozen"),
+        ("head", "head"),
+        ("all", "low_lr"),
+        ("all", "head"),
+    ]
+    images = config.batch_size // jax.device_count()
+    stem, block = 2 * images * 16 * 3 * 94**2, 2 * images * 16 * 16 * 94**2
+    forward = f"{(stem + 6 * block) / 1e9:.4g}"
+    assert rows[0].split()[-2:] == [forward, "0"]
+    assert rows[2].split()[-2] == forward
+    # The gradients of kernels may be other products, which take somewhat more (convolution.py).
+    least = (stem + 12 * block) / 1e9
+    assert 0.999 * least < float(rows[2].split()[-1]) < 1.5 * least
