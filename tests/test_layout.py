@@ -84,6 +84,7 @@ ORDER = [
     "train.audit",
     "train.loop",
     "train.lr_find",
+    "probe.features",
     "commands.zoo_diff",
     "commands.zoo_export",
     "commands.zoo_import",
@@ -97,7 +98,7 @@ ORDER = [
     "commands.main",
     "__main__",
 ]
-PACKAGES = {"data", "models", "zoo", "transfer", "losses", "train", "commands"}
+PACKAGES = {"data", "models", "zoo", "transfer", "losses", "train", "probe", "commands"}
 FILES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))
