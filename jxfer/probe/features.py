@@ -55,9 +55,15 @@ def row_shapes(
 
 def rows_per_block(examples: int, batch_size: int) -> int:
     """Rows of each block but the last: `batch_size`, or the whole source where that is smaller,
-    rounded up to a multiple of the number of devices."""
+    rounded up to a multiple of the number of devices.
+
+    Raises:
+      UserError: the batch size is below 1.
+    """
+    if batch_size < 1:
+        raise UserError(f"--batch-size {batch_size}: it must be at least 1")
     devices = jax.device_count()
-    return -(-min(batch_size, examples) // devices) * devices
+    return -(-max(1, min(batch_size, examples)) // devices) * devices
 
 
 def blocks(
