@@ -18,3 +18,11 @@ def class_names() -> tuple[str, ...]:
     if len(names) != 1000 or names != tuple(sorted(names)):
         raise ValueError(f"{folder / 'labels.txt'}: not the 1,000 ids in order")
     return names
+
+
+@functools.cache
+def words() -> tuple[str, ...]:
+    """English names of the classes, from WordNet, in the same order; two may share one."""
+    names = tuple((Path(__file__).parent / "imagenet_classes.txt").read_text().splitlines())
+    assert len(names) == 1000
+    return names
