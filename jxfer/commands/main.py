@@ -14,6 +14,7 @@ COMMANDS = {
     "audit": "what a training costs a step, and whether what is frozen leaks",
     "evaluate": "accuracy of a run or zoo entry on a data set",
     "predict": "class names and probabilities of images",
+    "features": "outputs of a frozen network, in files that NumPy opens",
     "zoo": "import, list, show, verify, compare and export pretrained weights",
 }
 """Each is a module of this package with `main(args) -> exit code`, imported when it is called; a
