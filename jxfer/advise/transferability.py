@@ -1,13 +1,15 @@
 """Transferability: how well features, or a source's predictions, tell the target's labels apart.
 
-After `probe` in the flow. Each score is one closed expression or a short fixed point over features
-that were extracted once: nothing is trained. All in NumPy float64 on the host, because the arrays
-are small and the evidence sums thousands of logarithms. Higher is better for each of them.
+After `probe` in the flow. Each score is a closed expression, or a search in one variable, over
+features that were extracted once: nothing is trained. All in NumPy float64 on the host, because the
+arrays are small and the evidence sums thousands of logarithms. Higher is better for each of them.
 """
 
 import numpy as np
 
 from jxfer.errors import UserError
+
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 def log_me(features: np.ndarray, labels: np.ndarray) -> float:
@@ -18,10 +20,10 @@ def log_me(features: np.ndarray, labels: np.ndarray) -> float:
     classes of max over (alpha, beta) of log p(y) / N. There is no intercept, as in the paper.
 
     You et al. 2021, "LogME: Practical Assessment of Pre-trained Models for Transfer Learning"
-    (ICML), algorithm 1. In the axes of F's singular vectors only t = alpha / beta is left to find,
-    by the fixed point alpha = gamma / m'm, beta = (N - gamma) / |Fm - y|^2 with the posterior mean
-    m and gamma the effective number of weights (You et al. 2022, "Ranking and Tuning Pre-trained
-    Models", JMLR). It starts at the best of a grid, because the evidence may have two maxima.
+    (ICML), equation 2 and algorithm 1. In the axes of F's singular vectors only t = alpha / beta is
+    left to find (You et al. 2022, "Ranking and Tuning Pre-trained Models", JMLR). Their fixed point
+    creeps where the features say little; here a grid over t and a golden-section search around its
+    best point find the same maximum in a known number of steps.
 
     Where the labels are an exact linear function of fewer independent features than examples the
     evidence has no bound; t stays within 1e-12 to 1e12 times the largest squared singular value.
@@ -38,33 +40,24 @@ def log_me(features: np.ndarray, labels: np.ndarray) -> float:
     squares, projected = _projections(features, codes)
     squares = squares[:, None]
     outside = np.maximum(norms - projected.sum(0), np.finfo(float).eps * norms)
-    scale = squares.max(initial=0) or 1.0
-    lowest, highest = 1e-12 * scale, 1e12 * scale
+    scale = np.log(squares.max(initial=0) or 1.0)
 
-    def evidence(t: np.ndarray) -> np.ndarray:
+    def evidence(log_t: np.ndarray) -> np.ndarray:
         """Log evidence [C] at t [C] and the best beta for it, N / (|Fm - y|^2 + t m'm)."""
+        t = np.exp(log_t)
         error = (t / (t + squares) * projected).sum(0) + outside
         volume = np.log1p(squares / t).sum(0)
         return 0.5 * (examples * (np.log(examples / (2 * np.pi * error)) - 1) - volume)
 
-    def update(t: np.ndarray) -> np.ndarray:
-        error = ((t / (t + squares)) ** 2 * projected).sum(0) + outside
-        weights = (squares / (t + squares) ** 2 * projected).sum(0)  # m'm
-        effective = (squares / (t + squares)).sum(0)
-        free = examples - len(squares) + (t / (t + squares)).sum(0)  # N - gamma, no cancellation
-        with np.errstate(divide="ignore", invalid="ignore"):
-            new = effective * error / (weights * free)
-        return np.clip(np.nan_to_num(new, nan=highest, posinf=highest), lowest, highest)
-
-    grid = [np.full(len(norms), t) for t in np.geomspace(lowest, highest, 49)]
-    values = np.stack([evidence(t) for t in grid])  # [49, C]
-    t, best = np.stack(grid)[values.argmax(0), 0], values.max(0)
-    for _ in range(1000):
-        t, before = update(t), best
-        best = np.maximum(best, evidence(t))
-        if np.all(best - before <= 1e-10 * examples):
-            break
-    return float(best.mean() / examples)
+    grid = scale + np.log(10) * np.linspace(-12, 12, 49)
+    values = np.stack([evidence(np.full(len(norms), log_t)) for log_t in grid])  # [49, C]
+    centre = np.clip(values.argmax(0), 1, len(grid) - 2)
+    low, high = grid[centre - 1], grid[centre + 1]
+    for _ in range(40):  # to 1e-8 of the bracket
+        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+        rises = evidence(left) < evidence(right)
+        low, high = np.where(rises, left, low), np.where(rises, high, right)
+    return float(evidence((low + high) / 2).mean() / examples)
 
 
 def leep(source_probabilities: np.ndarray, labels: np.ndarray) -> float:
