@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from jxfer.errors import UserError
 
 T = TypeVar("T")
+ADDED = {"added": True}
+"""Metadata of a field with a default that files of earlier versions do not have."""
 
 
 def decode(cls: type[T], value: Any, where: str) -> T:
@@ -18,7 +20,8 @@ def decode(cls: type[T], value: Any, where: str) -> T:
 
     Fields may be str, int, float, bool, None, dict, another dataclass, `Literal`, `tuple[X, ...]`,
     `tuple[X, Y]` and unions of these. Every field must be present, those with a default too: a
-    file that was written by another version shall say so.
+    file that was written by another version shall say so. Only a field with the metadata `ADDED`
+    takes its default where it is absent.
 
     Args:
       cls: the dataclass.
@@ -68,15 +71,16 @@ def _dataclass(cls: Any, value: Any, where: str, field: str) -> Any:
     if not isinstance(value, dict):
         raise _wrong(where, field or "the file", "an object", value)
     hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]
+    added = {f.name: bool(f.metadata.get("added")) for f in dataclasses.fields(cls)}
     prefix = f"{field}." if field else ""
-    for name in names:
-        if name not in value:
+    for name, later in added.items():
+        if name not in value and not later:
             raise UserError(f"{where}: the field {prefix}{name} is missing")
     for name in value:
-        if name not in names:
+        if name not in added:
             raise UserError(f"{where}: unknown field {prefix}{name}")
-    fields = {name: _decode(hints[name], value[name], where, prefix + name) for name in names}
+    given = [name for name in added if name in value]
+    fields = {name: _decode(hints[name], value[name], where, prefix + name) for name in given}
     try:
         return cls(**fields)
     except UserError as error:  # a range check of the dataclass itself: say which file

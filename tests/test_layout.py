@@ -36,6 +36,7 @@ ORDER = [
     "models.vgg",
     "models.registry",
     "models.dense",
+    "zoo.source_statistics",
     "zoo.card",
     "zoo.readers",
     "zoo.report",
@@ -88,9 +89,13 @@ ORDER = [
     "probe.features",
     "probe.feature_files",
     "probe.feature_writer",
+    "advise.transferability",
+    "advise.source",
+    "advise.similarity",
     "commands.zoo_diff",
     "commands.zoo_export",
     "commands.zoo_import",
+    "commands.zoo_statistics",
     "commands.zoo",
     "commands.train",
     "commands.lr_find",
@@ -102,7 +107,7 @@ ORDER = [
     "commands.main",
     "__main__",
 ]
-PACKAGES = {"data", "models", "zoo", "transfer", "losses", "train", "probe", "commands"}
+PACKAGES = {"data", "models", "zoo", "transfer", "losses", "train", "probe", "advise", "commands"}
 FILES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))

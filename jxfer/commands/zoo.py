@@ -1,4 +1,4 @@
-"""`jxfer zoo import | list | show | verify | diff | export`: weights in, what is there, and out.
+"""`jxfer zoo import | list | show | verify | diff | statistics | export`: weights in and out.
 
 Called by `jxfer.commands.main`, which turns a UserError into one line and exit code 2.
 """
@@ -13,6 +13,7 @@ from jxfer import text
 from jxfer.commands.zoo_diff import Diff
 from jxfer.commands.zoo_export import Export
 from jxfer.commands.zoo_import import Import
+from jxfer.commands.zoo_statistics import Statistics
 from jxfer.zoo import store
 from jxfer.zoo.card import Ancestor
 
@@ -29,12 +30,7 @@ class List:
     def run(self) -> None:
         entries = store.list_zoo(self.zoo)
         if self.json:
-            _show_json(
-                [
-                    {"path": str(e.path), **dataclasses.asdict(e.card), "name": e.name}
-                    for e in entries
-                ]
-            )
+            _show_json([{"path": str(e.path), **e.card.listed(), "name": e.name} for e in entries])
         elif not entries:
             print("no entries; add one with jxfer zoo import")
         else:
@@ -57,10 +53,11 @@ class Show:
         folder = store.resolve(self.entry, self.zoo)
         card = store.read_card(folder)
         if self.json:
-            _show_json({"path": str(folder), **dataclasses.asdict(card)})
+            _show_json({"path": str(folder), **card.listed()})
             return
         rows: list[tuple[str, ...]] = [("path", str(folder))]
-        for key, value in dataclasses.asdict(card).items():
+        fields = card.listed() | {"statistics": str(card.statistics or "")}
+        for key, value in fields.items():
             if key != "parents" and value not in (None, "", ()):
                 rows.append((key.replace("_", " "), _shown(value)))
         print(text.table(rows))
@@ -94,6 +91,7 @@ Command = (
     | Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Diff, tyro.conf.subcommand("diff")]
+    | Annotated[Statistics, tyro.conf.subcommand("statistics")]
     | Annotated[Export, tyro.conf.subcommand("export")]
 )
 
@@ -109,7 +107,7 @@ def main(args: list[str]) -> int:
         Command,
         config=(tyro.conf.FlagCreatePairsOff,),
         prog="jxfer zoo",
-        description="The Model Zoo: import, list, show, verify, compare and export weights.",
+        description="The Model Zoo: import, list, show, verify, compare, measure and export weights.",
         args=args,
     )
     command.run()

@@ -95,19 +95,21 @@ class Import:
         if not headless and not found.card.class_names:
             self._ask_for_classes(found.head_classes)
         preprocessing = self.preprocessing.apply(found.card.preprocessing)
+        same_pixels = preprocessing == found.card.preprocessing
         card = dataclasses.replace(
             found.card,
             name=name,
             preprocessing=preprocessing,
             # On other pixels they were not measured.
-            measured=found.card.measured if preprocessing == found.card.preprocessing else (),
+            measured=found.card.measured if same_pixels else (),
+            statistics=found.card.statistics if same_pixels else None,
             **self._overrides(),
         )
         folder = store.write_place(self.zoo) / name
         card = store.save(folder, card, found.variables, overwrite=self.overwrite)
         if self.json:
             report = dataclasses.asdict(found.report)
-            shown = {"path": str(folder), "card": dataclasses.asdict(card), "report": report}
+            shown = {"path": str(folder), "card": card.listed(), "report": report}
             print(text.to_json(shown))
         else:
             print(_imported(card, folder, found.report))

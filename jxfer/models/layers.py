@@ -25,6 +25,10 @@ from jxfer.models.convolution import conv_general
 from jxfer.models.initialise import declared
 
 TrainLayers = frozenset[str]
+NORM_EPSILON = 1e-5
+"""Added to the variance by every norm, PyTorch's."""
+NORM_INPUTS = "norm_inputs"
+"""Collection of what each norm sees, filled where the caller makes it mutable."""
 
 
 class Window(NamedTuple):
@@ -74,11 +78,12 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train_layers: TrainLayers) -> jax.Array:
+        self.sow(NORM_INPUTS, "x", x)
         path = "/".join(self.path)
         norm = nn.BatchNorm(
             use_running_average=path not in train_layers,
             momentum=0.9,
-            epsilon=1e-5,
+            epsilon=NORM_EPSILON,
             axis_name=self.axis_name,
             dtype=x.dtype,  # of the result alone
         )

@@ -19,7 +19,7 @@ from jxfer.errors import UserError
 from jxfer.models import initialise
 from jxfer.models.alexnet import AlexNet, AlexNetConfig
 from jxfer.models.heads import HeadConfig
-from jxfer.models.layers import TrainLayers
+from jxfer.models.layers import NORM_INPUTS, TrainLayers
 from jxfer.models.resnet import ResNet, ResNetConfig
 from jxfer.models.vgg import VGG, VGGConfig
 from jxfer.trees import Tree
@@ -230,6 +230,22 @@ class Model:
             mutable=["batch_stats"],
         )
         return outputs, _plain(changed.get("batch_stats", {}))
+
+    def norm_inputs(self, variables: Tree, images: jax.Array) -> dict[str, jax.Array]:
+        """What each norm layer sees where all of them run on their stored averages.
+
+        Args:
+          variables: as from `init`.
+          images: [B, H, W, 3] float32, normalised.
+
+        Returns:
+          [B, h, w, C] by the path of the layer, as in `norm_paths`; {} for a network without norms.
+        """
+        _, seen = self.module.apply(
+            variables, images.astype(self.compute_dtype), mutable=[NORM_INPUTS]
+        )
+        layers = trees.flatten(_plain(seen.get(NORM_INPUTS, {})))
+        return {path.rpartition("/")[0]: x for path, (x,) in layers.items()}
 
     def norm_paths(self) -> tuple[str, ...]:
         """Paths of all norm layers, such as `stage1/block0/norm1`."""

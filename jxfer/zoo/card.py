@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from jxfer.data.transforms import Preprocessing
 from jxfer.errors import UserError
-from jxfer.json_fields import decode
+from jxfer.json_fields import ADDED, decode
 from jxfer.models.heads import HeadConfig
+from jxfer.zoo.source_statistics import ARRAYS, SourceStatistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Card:
     """Everything needed to use an entry's tensors, and to tell where they come from.
 
     Raises:
-      UserError: `reported_accuracy` is outside [0, 1], or two classes have one name.
+      UserError: `reported_accuracy` is outside [0, 1], two classes have one name, or the statistics
+        are of other tensors or pixels.
     """
 
     name: str
@@ -119,6 +121,8 @@ class Card:
     """hex digest of names, shapes, types and values (`trees.sha256`); filled in by `store.save`"""
     files_sha256: str = ""
     """hex digest of the files under `tensors/`; filled in by `store.save`"""
+    statistics: SourceStatistics | None = dataclasses.field(default=None, metadata=ADDED)
+    """features of the images that the weights were trained on, by `jxfer zoo statistics`"""
 
     def __post_init__(self) -> None:
         if len(set(self.class_names)) < len(self.class_names):
@@ -130,11 +134,27 @@ class Card:
                 f"reported_accuracy must be in [0, 1], not {self.reported_accuracy}; "
                 "give 0.9173 for 91.73 %"
             )
+        made_of = self.statistics and (
+            self.statistics.tensors_sha256,
+            self.statistics.preprocessing,
+        )
+        if made_of not in (None, (self.tensors_sha256, self.preprocessing)):
+            raise UserError(
+                "the statistics are of other tensors or another preprocessing than the card's; make "
+                "them again by jxfer zoo statistics"
+            )
 
     def as_ancestor(self) -> Ancestor:
         """What the card of a descendant keeps of this one."""
         fields = (field.name for field in dataclasses.fields(Ancestor))
         return Ancestor(**{name: getattr(self, name) for name in fields})
+
+    def listed(self) -> dict[str, Any]:
+        """Every field, for commands to print: without the arrays of the statistics."""
+        fields = dataclasses.asdict(self)
+        for name in ARRAYS if self.statistics else ():
+            del fields["statistics"][name]
+        return fields
 
     def to_json(self) -> str:
         """Indented JSON, every field, in the order above. The same card gives the same text."""

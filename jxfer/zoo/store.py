@@ -136,6 +136,21 @@ def read_card(folder: str | Path) -> Card:
     return Card.from_json(text, str(path))
 
 
+def write_card(folder: str | Path, card: Card) -> None:
+    """Replaces the card of an entry, and leaves its tensors alone.
+
+    Raises:
+      UserError: there is no entry, it holds other tensors by now, or it cannot be written.
+    """
+    folder = Path(folder)
+    if read_card(folder).tensors_sha256 != card.tensors_sha256:
+        raise UserError(f"{folder} holds other tensors by now; run the command again")
+    with whole.replacing(
+        folder / CARD, overwrite=True, kind="card", is_one=lambda path: path.is_file()
+    ) as new:
+        new.write_text(card.to_json(), encoding="utf-8")
+
+
 def write_place(zoo: str | None = None) -> Path:
     """The zoo that new entries go to: `zoo`, else $JXFER_ZOO, else the user's own folder."""
     return Path(zoo or os.environ.get("JXFER_ZOO") or _user_zoo())

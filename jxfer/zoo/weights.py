@@ -152,9 +152,10 @@ def convert(
         parameters=trees.size(result.variables["params"]),
         tensors_sha256=digest_of_tensors,
         source_sha256=card.source_sha256 if published.layout_known else digest,
-        # Accuracies are those of the whole.
+        # Accuracies are those of the whole, and statistics of these very tensors.
         reported_accuracy=card.reported_accuracy if complete else None,
         measured=card.measured if complete else (),
+        statistics=card.statistics if complete else None,
     )
     return Weights(card, result.variables, str(published.path), result.report, in_file)
 

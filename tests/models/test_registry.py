@@ -251,6 +251,25 @@ def test_norm_paths_are_all_norms_and_nothing_else(model, variables):
     assert scales == {f"{path}/scale" for path in paths}
 
 
+def test_norm_inputs_are_what_each_norm_normalises(model, variables):
+    images = draw(2, 32, 32, 3)
+    seen = jax.jit(model.norm_inputs)(variables, images)
+    assert set(seen) == set(model.norm_paths())
+    kernel = variables["params"]["stem"]["conv"]["kernel"]
+    wanted = jax.lax.conv_general_dilated(
+        images, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(seen["stem/norm"], wanted, atol=1e-5)
+    # A norm in train mode moves its average towards the mean of the same input.
+    path = "stage2/block0/norm2"
+    _, moved = jax.jit(lambda v, x: model.apply(v, x, frozenset({path})))(variables, images)
+    mean = trees.flatten(moved)[f"{path}/mean"]
+    np.testing.assert_allclose(mean, 0.1 * np.mean(seen[path], (0, 1, 2)), rtol=1e-4, atol=1e-6)
+    plain = registry.create("vgg11", None)
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    assert jax.eval_shape(plain.norm_inputs, plain.shapes(), image) == {}
+
+
 @pytest.mark.parametrize("sync_axis", ["batch", None])
 def test_a_synchronised_norm_sees_the_whole_batch(sync_axis):
     """Over an axis of 4 shares, the logits are those of the one batch; without it they are not."""

@@ -1,0 +1,1 @@
+"""What an advisor measures before it speaks: similarity of data, transferability of features."""
