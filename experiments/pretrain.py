@@ -15,6 +15,11 @@ Commands, from the repository's root:
     python experiments/pretrain.py cifar100 --publish checkpoints
     python experiments/pretrain.py glyphs --publish checkpoints
 
+and, for the source statistics in their cards (docs/measures.md), two minutes each:
+
+    jxfer zoo statistics checkpoints/resnet20-cifar100 --data.source folder:runs/cifar100
+    jxfer zoo statistics checkpoints/resnet20-glyphs --data.source glyphs
+
 Expected: `cifar100` at least 48 % top-1 on the 3,000 held-out images (the 95 % interval is +-1.8
 points). PyTorch reached 43.8 % in 8 one-cycle epochs; this run takes 18 and reached 53.8 %.
 `glyphs` at least 90 % on its test split (+-1.0).

@@ -4,7 +4,7 @@ from typing import Any, Literal
 import pytest
 
 from jxfer.errors import UserError
-from jxfer.json_fields import decode
+from jxfer.json_fields import ADDED, decode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +68,18 @@ def test_refuses(one_line, change, words):
 def test_a_field_with_a_default_must_be_there_too(one_line):
     with one_line("f.json: the field free is missing"):
         decode(Outer, {k: v for k, v in GOOD.items() if k != "free"}, "f.json")
+
+
+def test_a_field_that_came_later_may_be_absent_and_is_checked_where_it_is_there(one_line):
+    @dataclasses.dataclass(frozen=True)
+    class Later:
+        name: str
+        size: int | None = dataclasses.field(default=None, metadata=ADDED)
+
+    assert decode(Later, {"name": "x"}, "f.json") == Later("x")
+    assert decode(Later, {"size": 3, "name": "x"}, "f.json") == Later("x", 3)
+    with one_line("f.json: size must be an integer"):
+        decode(Later, {"name": "x", "size": "3"}, "f.json")
 
 
 def test_the_file_must_hold_an_object(one_line):

@@ -110,8 +110,8 @@ def proxy_a_distance(source: np.ndarray, target: np.ndarray, seed: int) -> float
     of training, each once in 5 folds, and the mean of the two domains' own errors, so that a larger
     domain is no advantage. It is kept from rising above one half, which is chance. The classifier
     is a linear discriminant with the shrunk covariance of Ledoit & Wolf 2004: no iteration, and
-    nothing to tune. The standard deviation of the result is at most 2 / sqrt(rows of the smaller
-    domain).
+    nothing to tune. The standard deviation of the result is at most about sqrt(2 / n), where n is
+    the number of rows of the smaller domain.
 
     Ben-David et al. 2007, "Analysis of Representations for Domain Adaptation" (NeurIPS), section 4.
 

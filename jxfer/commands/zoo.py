@@ -107,7 +107,7 @@ def main(args: list[str]) -> int:
         Command,
         config=(tyro.conf.FlagCreatePairsOff,),
         prog="jxfer zoo",
-        description="The Model Zoo: import, list, show, verify, compare, measure and export weights.",
+        description="The Model Zoo: weights in, what is there and what it is, and out.",
         args=args,
     )
     command.run()

@@ -134,14 +134,14 @@ class Card:
                 f"reported_accuracy must be in [0, 1], not {self.reported_accuracy}; "
                 "give 0.9173 for 91.73 %"
             )
-        made_of = self.statistics and (
-            self.statistics.tensors_sha256,
-            self.statistics.preprocessing,
-        )
-        if made_of not in (None, (self.tensors_sha256, self.preprocessing)):
+        made = self.statistics
+        if made is not None and (made.tensors_sha256, made.preprocessing) != (
+            self.tensors_sha256,
+            self.preprocessing,
+        ):
             raise UserError(
-                "the statistics are of other tensors or another preprocessing than the card's; make "
-                "them again by jxfer zoo statistics"
+                "the statistics are of other tensors or of another preprocessing than the card's; "
+                "set them to null and run jxfer zoo statistics again"
             )
 
     def as_ancestor(self) -> Ancestor:

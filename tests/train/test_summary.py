@@ -1,6 +1,8 @@
+import dataclasses
 import json
 
 import jax
+import numpy as np
 import optax
 import pytest
 
@@ -12,6 +14,7 @@ from jxfer.train.plans import set_up
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import store
 from jxfer.zoo.pretrained import ModelConfig, create_model
+from jxfer.zoo.source_statistics import ARRAYS, SourceStatistics, encode
 from tests.conftest import CLASSES
 
 FIGURES = {
@@ -131,3 +134,20 @@ def test_the_start_up_table_tells_what_each_group_costs(make_entry, small_config
     # The gradients of kernels may be other products, which take somewhat more (convolution.py).
     least = (stem + 12 * block) / 1e9
     assert 0.999 * least < float(rows[2].split()[-1]) < 1.5 * least
+
+
+def test_a_run_does_not_inherit_the_statistics_of_its_weights(make_entry, small_config):
+    """Not even one that moved no weight of the backbone: its tensors are others."""
+    parent = make_entry("standard")
+    card = store.read_card(parent)
+    statistics = SourceStatistics(
+        "pooled", "digits", "train", 0, 0.1, 2, card.preprocessing, card.tensors_sha256, 1,
+        *(encode(np.zeros(1)) for _ in ARRAYS),
+    )  # fmt: skip
+    store.write_card(parent, dataclasses.replace(card, statistics=statistics))
+    config = small_config(
+        model=ModelConfig(weights=str(parent)), strategy=StrategyConfig("linear_probe")
+    )
+    pretrained = create_model(config.model, CLASSES)
+    assert pretrained.card.statistics == statistics
+    assert summary.model_card("run", config, pretrained, FIGURES).statistics is None

@@ -49,7 +49,8 @@ def fields(value, prefix=()):
 
 
 def test_every_missing_field_is_named(one_line, card):
-    paths = list(fields(json.loads(full(card).to_json())))
+    """But for the one that earlier versions did not have."""
+    paths = [path for path in fields(json.loads(full(card).to_json())) if path != ("statistics",)]
     assert {("name",), ("head", "kind"), ("parents", 1, "source"), ("measured", 0, "n")} < {*paths}
     for *parents, field in paths:
         value = json.loads(full(card).to_json())
