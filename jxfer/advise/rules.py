@@ -1,0 +1,104 @@
+"""From what was measured to a strategy: a pure function, the two published tables beside it.
+
+After `measure` in the flow. The thresholds were set on the tuning cells of
+`experiments/advisor_grid.py`, digits and hymenoptera, and on nothing else; how the rules fare on
+other data stands in `docs/advisor.md`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+from jxfer.advise.measure import Measurements, Size
+
+SMALL = 500
+"""Training images below which a data set is small. Neither table gives a number."""
+SIMILAR_DISTANCE = 1.55
+"""Proxy A-distance below which a data set is like the source."""
+SIMILAR_SHIFT = 0.2
+"""Where there is no such distance: shift of the last stage's norms below which it is."""
+
+Reach = Literal["linear_probe", "early_probe", "freeze_most", "freeze_part", "full", "lp_ft"]
+"""How much trains. freeze_most freezes through the last stage but one, freeze_part through the
+first after the stem; early_probe classifies the last stage but one."""
+
+# (small, similar) -> what the table says.
+CS231N: dict[tuple[bool, bool], Reach] = {
+    (True, True): "linear_probe",
+    (False, True): "full",
+    (True, False): "early_probe",
+    (False, False): "full",
+}
+"""CS231n, "Transfer Learning: When and how to fine-tune?" (Karpathy)."""
+FREEZE_TABLE: dict[tuple[bool, bool], Reach] = {
+    (True, True): "linear_probe",
+    (False, True): "freeze_most",
+    (True, False): "freeze_part",
+    (False, False): "full",
+}
+"""The table of tutorials: the more similar and the fewer, the more layers are frozen."""
+TABLES = {"CS231n": CS231N, "freeze table": FREEZE_TABLE}
+
+MEASURED: dict[tuple[bool, bool], Reach] = {
+    (True, True): "linear_probe",
+    (False, True): "freeze_most",
+    (True, False): "freeze_part",
+    (False, False): "freeze_part",
+}
+"""What did best, or as well as any at less cost, on the tuning cells."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """Where a data set stands in the tables."""
+
+    small: bool
+    similar: bool | None
+    """None: nothing tells"""
+    decided_by: str
+    """the figure behind `similar`"""
+
+    @property
+    def cell(self) -> tuple[bool, bool]:
+        """For a table. What nothing tells counts as different: more trains then."""
+        return self.small, bool(self.similar)
+
+    def __str__(self) -> str:
+        size = "small" if self.small else "large"
+        likeness = {True: "similar", False: "different", None: "of unknown likeness"}[self.similar]
+        return f"{size}, {likeness}"
+
+
+def verdict(size: Size, measured: Measurements) -> Verdict:
+    """Small or large, similar or different.
+
+    Similarity is the proxy A-distance where the card has source statistics, else the shift of the
+    last stage's norms, else whether the source has all classes of the target by name.
+    """
+    small = size.examples < SMALL
+    if measured.proxy_a_distance is not None:
+        distance = measured.proxy_a_distance
+        similar = distance < SIMILAR_DISTANCE
+        return Verdict(small, similar, f"proxy A-distance {distance:.2f}")
+    if measured.norm_shift:
+        shift = measured.norm_shift[measured.last.stage]
+        return Verdict(
+            small, shift < SIMILAR_SHIFT, f"norm shift {shift:.2f} in {measured.last.stage}"
+        )
+    for source, names in measured.known_classes.items():
+        if len(names) == size.classes:
+            return Verdict(small, True, f"{source} has all {len(names)} classes")
+    return Verdict(small, None, "no source statistics, no norm statistics, no shared class names")
+
+
+def choose(measurements: Sequence[Measurements]) -> Measurements:
+    """The weights to start from: those whose best stage a probe reads most accurately.
+
+    The first of equals.
+    """
+    return max(measurements, key=lambda measured: measured.best.probe)
+
+
+def reach(size: Size, measured: Measurements) -> Reach:
+    """How much to train."""
+    return MEASURED[verdict(size, measured).cell]
