@@ -6,7 +6,9 @@ After `train` in the flow. Nothing is compiled and no image is read.
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
+from jxfer import trees
 from jxfer.data.sources import Splits
 from jxfer.train import flops, prefix, summary
 from jxfer.train.config import TrainConfig
@@ -51,3 +53,20 @@ def cost(config: TrainConfig, pretrained: Pretrained, splits: Splits) -> Cost:
         total += devices * (plan.total_steps * sum(work.values()) + passes * cached)
     parameters = summary.parameters_by_label(plans[-1])
     return Cost(steps, total, sum(parameters.values()) - parameters.get(FROZEN, 0))
+
+
+def forward_flops(pretrained: Pretrained) -> float:
+    """Of one image through the whole network, counted as in `cost`."""
+    model, size = pretrained.model, pretrained.preprocessing.size
+    layers = [
+        path.removesuffix("/kernel")
+        for path in trees.flatten(model.shapes()["params"])
+        if path.endswith("/kernel")
+    ]
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    work = flops.by_layer(
+        lambda variables, images: model.apply(variables, images)[0],
+        (model.shapes(), image),
+        layers,
+    )
+    return float(sum(work.values()))

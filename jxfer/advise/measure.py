@@ -10,7 +10,8 @@ import time
 
 import numpy as np
 
-from jxfer.advise import overlap, similarity, transferability
+from jxfer.advise import mirror, overlap, similarity, transferability
+from jxfer.advise.mirror import Mirrors
 from jxfer.data.readers import Source, Subset
 from jxfer.errors import UserError
 from jxfer.models import registry
@@ -74,8 +75,9 @@ class Measurements:
     folded: bool
     missing: dict[str, str]
     """why a figure is None or empty"""
+    mirrors: Mirrors
     image_seconds: float
-    """of a forward pass, per image, decoding included"""
+    """of a forward pass that is compiled, per image, decoding included"""
     seconds: float
     """that all of this took"""
 
@@ -142,17 +144,19 @@ def measure(
     """
     started = time.perf_counter()
     model, labels = pretrained.model, source.labels
-    stages = features.extract(
-        model,
-        pretrained.preprocessing,
-        pretrained.variables,
-        source,
-        model.stages,
-        batch_size=batch_size,
-    )
-    ended = time.perf_counter()
-    depths = tuple(_depth(stage, rows, source, seed) for stage, rows in stages.items())
+
+    def extract(some: Source) -> dict[str, np.ndarray]:
+        arguments = (model, pretrained.preprocessing, pretrained.variables, some, model.stages)
+        return features.extract(*arguments, batch_size=batch_size)
+
+    stages = extract(source)
+    probes = {stage: _probe(rows, source, seed) for stage, rows in stages.items()}
+    depths = tuple(_depth(stage, rows, probes[stage], source, seed) for stage, rows in stages.items())
     last = stages[model.stages[-1]]
+    reflected = mirror.MirroredSource(source)
+    before = time.perf_counter()
+    mirrored = extract(reflected)[model.stages[-1]]
+    image_seconds = (time.perf_counter() - before) / len(reflected)
     missing: dict[str, str] = {}
     leep, nce = _from_source_head(pretrained, last, labels, missing)
     frechet, distance = _from_statistics(pretrained, last, seed, missing)
@@ -180,17 +184,24 @@ def measure(
         known_classes=overlap.known_classes(card, source.class_names) if card else {},
         folded=pretrained.folded,
         missing=missing,
-        image_seconds=(ended - started) / len(source),
+        mirrors=mirror.mirrors(
+            probes[model.stages[-1]].probe, depths[-1].probe, mirrored, reflected.labels
+        ),
+        image_seconds=image_seconds,
         seconds=time.perf_counter() - started,
     )
 
 
-def _depth(stage: str, rows: np.ndarray, source: Source, seed: int) -> Depth:
+def _probe(rows: np.ndarray, source: Source, seed: int) -> linear.Path:
+    folds = min(FOLDS, int(np.bincount(source.labels).min()))
+    return linear.cross_validate(
+        (rows, source.labels), source.class_names, folds=folds, seed=seed, strengths=STRENGTHS
+    )
+
+
+def _depth(stage: str, rows: np.ndarray, probe: linear.Path, source: Source, seed: int) -> Depth:
     labels = source.labels
     folds = min(FOLDS, int(np.bincount(labels).min()))
-    probe = linear.cross_validate(
-        (rows, labels), source.class_names, folds=folds, seed=seed, strengths=STRENGTHS
-    )
     fold, correct = linear.stratified_folds(labels, folds, seed), 0
     for i in range(folds):
         known, asked = fold != i, fold == i

@@ -1,0 +1,223 @@
+"""Advice: a config that can be run, the figures that decided it, and what would change it.
+
+After `rules` in the flow, last of the advisor's files.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+
+from jxfer.advise import measure, rules
+from jxfer.advise.cost import Cost, cost, forward_flops
+from jxfer.advise.measure import Measurements, Size
+from jxfer.advise.rules import Reach, Verdict
+from jxfer.data.sources import DataConfig, Splits
+from jxfer.data.transforms import AugmentConfig
+from jxfer.train import config as configs
+from jxfer.train import plans
+from jxfer.train.config import TrainConfig
+from jxfer.transfer.optimizer import OptimizerConfig
+from jxfer.transfer.strategy import StrategyConfig
+from jxfer.zoo.pretrained import ModelConfig, Pretrained
+
+_RATE = 0.1
+_FOLDED_RATES: dict[Reach, float] = {
+    "freeze_most": 0.03,
+    "freeze_part": 0.03,
+    "full": 0.01,
+    "lp_ft": 0.01,
+}
+"""Folded norms do not normalise what a step does to their layer, so smaller steps are safe."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TableSays:
+    """One published table, asked about the measured cell."""
+
+    table: str
+    says: Reach
+    agrees: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """What to run, and why."""
+
+    config: TrainConfig
+    reach: Reach
+    verdict: Verdict
+    measured: Measurements
+    """of the weights that were chosen"""
+    tables: tuple[TableSays, ...]
+    cost: Cost
+    full_cost: Cost
+    """of fine-tuning everything, for as many epochs"""
+    seconds: float
+    """estimate for the training steps: their work at the speed of the measured forward pass"""
+    full_seconds: float
+    warnings: tuple[str, ...]
+    would_change: tuple[str, ...]
+
+
+def advise(
+    data: DataConfig,
+    splits: Splits,
+    candidates: dict[str, tuple[ModelConfig, Pretrained]],
+    *,
+    zoo: str | None = None,
+    seed: int = 0,
+) -> tuple[Size, list[Measurements], Advice]:
+    """Measures every candidate on the training split and recommends one way to train one of them.
+
+    Neither the validation nor the test split is read.
+
+    Args:
+      data: of the run.
+      splits: what it opens.
+      candidates: by the name that the report uses.
+      zoo: of the run.
+      seed: of the run, of folds and draws.
+
+    Raises:
+      UserError: as `measure.size`, `measure.measure` and `plans.make_plans`.
+    """
+    size = measure.size(splits.train)
+    sample = measure.sample(splits.train, seed)
+    found = [
+        measure.measure(name, pretrained, sample, seed)
+        for name, (_, pretrained) in candidates.items()
+    ]
+    chosen = rules.choose(found)
+    model, pretrained = candidates[chosen.weights]
+    verdict = rules.verdict(size, chosen)
+    reach = rules.reach(size, chosen)
+
+    def config(reach: Reach) -> TrainConfig:
+        flip = chosen.mirrors.harmless and reach not in ("linear_probe", "early_probe")
+        return make_config(reach, data, model, pretrained, size, flip=flip, zoo=zoo, seed=seed)
+
+    def work(reach: Reach) -> Cost:
+        planned = config(reach)
+        return cost(planned, plans.load(planned, splits.train.class_names), splits)
+
+    costs = {name: work(name) for name in {reach, "full"}}
+    speed = forward_flops(pretrained) / chosen.image_seconds
+    advice = Advice(
+        config=config(reach),
+        reach=reach,
+        verdict=verdict,
+        measured=chosen,
+        tables=tuple(
+            TableSays(name, table[verdict.cell], table[verdict.cell] == reach)
+            for name, table in rules.TABLES.items()
+        ),
+        cost=costs[reach],
+        full_cost=costs["full"],
+        seconds=costs[reach].flops / speed,
+        full_seconds=costs["full"].flops / speed,
+        warnings=_warnings(size, chosen),
+        would_change=_would_change(size, chosen, verdict, reach),
+    )
+    return size, found, advice
+
+
+def make_config(
+    reach: Reach,
+    data: DataConfig,
+    model: ModelConfig,
+    pretrained: Pretrained,
+    size: Size,
+    *,
+    flip: bool = False,
+    zoo: str | None = None,
+    seed: int = 0,
+) -> TrainConfig:
+    """The run that goes with a reach. Rates and epochs are those of `experiments/advisor_grid.py`.
+
+    Fine-tuning takes 12 epochs of 100 images; with more images fewer epochs and more steps, both by
+    the square root. A probe, whose features are computed once, takes four times the epochs.
+    """
+    stages = pretrained.model.stages
+    frozen = {"freeze_most": stages[-2], "freeze_part": stages[min(1, len(stages) - 2)]}
+    epochs = float(min(max(round(12 * math.sqrt(100 / size.examples)), 3), 30))
+    devices = jax.device_count()
+    batch_size = -(-(32 if size.examples >= 2000 else 20 if size.examples >= 80 else 10) // devices)
+    strategy = StrategyConfig()
+    if reach in frozen:
+        strategy = StrategyConfig("partial", frozen[reach])
+    elif reach == "lp_ft":
+        strategy = StrategyConfig("lp_ft", phase_epochs=epochs)
+    elif reach != "full":
+        strategy = StrategyConfig("linear_probe")
+    lr = _FOLDED_RATES.get(reach, _RATE) if pretrained.folded else _RATE
+    factor = {"linear_probe": 4, "early_probe": 4, "lp_ft": 2}.get(reach, 1)
+    return TrainConfig(
+        data=data,
+        model=dataclasses.replace(model, through=stages[-2]) if reach == "early_probe" else model,
+        strategy=strategy,
+        optimizer=OptimizerConfig(lr=lr),
+        augment=AugmentConfig(flip=flip),
+        epochs=factor * epochs,
+        batch_size=batch_size * devices,
+        eval_every=factor * epochs / 4,
+        seed=seed,
+        zoo=zoo,
+    )
+
+
+def _warnings(size: Size, measured: Measurements) -> tuple[str, ...]:
+    found = [
+        f"{source}, which {measured.weights} learned from, has {len(names)} of the {size.classes} "
+        f"classes by name ({', '.join(names[:5])}): accuracy here says little about classes that "
+        "are new to it"
+        for source, names in measured.known_classes.items()
+    ]
+    if size.largest_class > 4 * size.smallest_class:
+        found.append(
+            f"classes have {size.smallest_class} to {size.largest_class} images: look at macro-F1, "
+            "and at --data.balanced-sampling or --loss.class-weights balanced"
+        )
+    if measured.folded:
+        found.append("the norms of these weights are folded: they stay frozen, whatever trains")
+    return tuple(found)
+
+
+def _would_change(
+    size: Size, measured: Measurements, verdict: Verdict, reach: Reach
+) -> tuple[str, ...]:
+    """The same rules at the other side of each threshold."""
+    found = []
+    flipped_size = dataclasses.replace(verdict, small=not verdict.small)
+    flipped_likeness = dataclasses.replace(verdict, similar=not verdict.similar)
+    many = f"{'at least' if verdict.small else 'fewer than'} {rules.SMALL} training images"
+    for condition, other in (
+        (f"{many} (there are {size.examples})", flipped_size),
+        (
+            f"a source {'unlike' if verdict.similar else 'like'} these images "
+            f"({verdict.decided_by})",
+            flipped_likeness,
+        ),
+    ):
+        instead = rules.MEASURED[other.cell]
+        if instead != reach:
+            found.append(f"{condition}: {instead}")
+    return tuple(found)
+
+
+def to_dict(size: Size, found: list[Measurements], advice: Advice) -> dict[str, Any]:
+    """`advice.json`: `config` is what `jxfer train --from-advice` runs."""
+    return {
+        "config": configs.to_dict(advice.config),
+        "reach": advice.reach,
+        "weights": advice.measured.weights,
+        "verdict": dataclasses.asdict(advice.verdict),
+        "size": dataclasses.asdict(size),
+        "measurements": [dataclasses.asdict(measured) for measured in found],
+        "tables": [dataclasses.asdict(table) for table in advice.tables],
+        "cost": dataclasses.asdict(advice.cost) | {"seconds": advice.seconds},
+        "full_cost": dataclasses.asdict(advice.full_cost) | {"seconds": advice.full_seconds},
+        "warnings": list(advice.warnings),
+        "would_change": list(advice.would_change),
+    }
