@@ -1,0 +1,1 @@
+"""Probes: linear classifiers and nearest neighbours on features."""

@@ -1,0 +1,249 @@
+"""Linear probes: softmax regression and linear SVM on features, over a path of strengths.
+
+After `solver`, before `stages`. The protocol is that of Kornblith, Shlens and Le, "Do Better
+ImageNet Models Transfer Better?" (CVPR 2019), appendix: multinomial logistic regression by L-BFGS,
+an L2 penalty from 45 values spaced evenly on a log scale from 1e-6 to 1e5, every minimum the start
+of the next, the validation split picks. Two things are ours. The features are standardised by the
+mean and standard deviation of the training examples (a constant feature is left out), and the
+penalty is on the kernel for these. And the loss is the mean over the examples, so that a strength
+means the same for 40 images and for 40 000.
+
+In scikit-learn's terms, on the same standardised features and with N training examples of weight 1,
+a strength is that of
+
+- `LogisticRegression(C=1 / (N * strength))` for three classes or more. For two classes
+  scikit-learn fits one vector and we fit two, which are opposite: `C=2 / (N * strength)`.
+- `LinearSVC(C=1 / (N * strength))`, its penalised intercept included; our objective is theirs,
+  summed over the classes, divided by N C. For two classes we fit both sides, so it is twice theirs.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from jxfer.errors import UserError
+from jxfer.probe import solver
+from jxfer.probe.objective import Kind
+from jxfer.probe.solver import Examples
+
+STRENGTHS: tuple[float, ...] = tuple(np.logspace(5, -6, 45).tolist())
+"""From strong to weak."""
+
+TOLERANCE = 1e-6
+MAX_ITERATIONS = 200
+
+_ROWS = 64  # numbers of rows are rounded up to multiples, so that fewer programs are compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearProbe:
+    """A fitted linear classifier: ((features - mean) * inverse_std) @ kernel + bias."""
+
+    kernel: np.ndarray
+    """float32 [D, K]"""
+    bias: np.ndarray
+    """float32 [K]"""
+    mean: np.ndarray
+    """float32 [D]"""
+    inverse_std: np.ndarray
+    """float32 [D], 0 for a feature that was constant in training"""
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """float32 [N, K], or the SVM's decision values."""
+        return ((features - self.mean) * self.inverse_std) @ self.kernel + self.bias
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Labels [N]; at a tie the lower one."""
+        return self.logits(features).argmax(axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Path:
+    """A probe, and how it was picked; arrays are [S], in the order of the strengths."""
+
+    probe: LinearProbe
+    """at the picked strength"""
+    picked: int
+    """index of the highest validation accuracy; at a tie the strongest regularisation"""
+    strengths: np.ndarray
+    objective: np.ndarray
+    """at the minimum over the training examples"""
+    val_correct: np.ndarray
+    """validation examples classified correctly; over all folds in cross-validation"""
+    val_examples: int
+    iterations: np.ndarray
+    """of L-BFGS"""
+    converged: np.ndarray
+    """False where rounding or the limit of iterations came before the tolerance"""
+
+    @property
+    def strength(self) -> float:
+        """The picked one."""
+        return float(self.strengths[self.picked])
+
+
+def fit(
+    train: tuple[np.ndarray, np.ndarray],
+    val: tuple[np.ndarray, np.ndarray],
+    class_names: Sequence[str],
+    kind: Kind = "softmax",
+    *,
+    weights: np.ndarray | None = None,
+    strengths: Sequence[float] = STRENGTHS,
+    tolerance: float = TOLERANCE,
+    max_iterations: int = MAX_ITERATIONS,
+) -> Path:
+    """Fits the whole path in one compiled call; validation picks the strength.
+
+    Args:
+      train: (features float32 [N, D], labels int [N]).
+      val: the same of other examples.
+      class_names: K names, that labels are indices of.
+      kind: softmax regression, or linear SVMs with squared hinge, one against rest.
+      weights: float32 [N] of the training examples, 1 unless given; those of weight 0 drop out.
+      strengths: of the penalty, from strong to weak.
+      tolerance: relative distance of the objective to its minimum, as the scaled gradient tells.
+      max_iterations: of L-BFGS, per strength.
+
+    Raises:
+      UserError: there are fewer than two classes, a class has no training example, a split is
+        empty, or a feature is not finite.
+    """
+    weights = np.ones(len(train[1]), np.float32) if weights is None else weights
+    check(train, class_names, used=weights > 0)
+    check_finite(val[0], "validation")
+    if not len(val[1]):
+        raise UserError("a probe needs validation images to pick its strength: there are none")
+    solution = solver.solve_path(
+        _padded(*train, weights),
+        _padded(*val, np.ones(len(val[1]), np.float32)),
+        np.asarray(strengths, np.float32),
+        np.int32(-1),
+        np.float32(tolerance),
+        kind=kind,
+        classes=len(class_names),
+        max_iterations=max_iterations,
+    )
+    return _path(solution, strengths, np.asarray(solution.correct), len(val[1]))
+
+
+def cross_validate(
+    train: tuple[np.ndarray, np.ndarray],
+    class_names: Sequence[str],
+    kind: Kind = "softmax",
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    strengths: Sequence[float] = STRENGTHS,
+    tolerance: float = TOLERANCE,
+    max_iterations: int = MAX_ITERATIONS,
+) -> Path:
+    """As `fit`, for few examples: folds of the training examples pick, then all are fitted.
+
+    The folds are stratified: their sizes differ by at most one, and so does the number of a class.
+    Each leaves its part out by weights of 0, so that all run one compiled program.
+
+    Args:
+      folds: F, at least 2.
+      seed: of the assignment to folds.
+
+    Raises:
+      UserError: as `fit`; or a class has one example only.
+    """
+    features, labels = train
+    check(train, class_names)
+    counts = np.bincount(labels, minlength=len(class_names))
+    if counts.min() < 2:
+        raise UserError(
+            f"class {class_names[counts.argmin()]} has one training image: cross-validation needs "
+            "at least 2 of each"
+        )
+    fold = stratified_folds(labels, folds, seed)
+
+    def solve(kept: np.ndarray, pick: int) -> solver.Solution:
+        return solver.solve_path(
+            _padded(features, labels, kept.astype(np.float32)),
+            _padded(features, labels, (~kept).astype(np.float32)),
+            np.asarray(strengths, np.float32),
+            np.int32(pick),
+            np.float32(tolerance),
+            kind=kind,
+            classes=len(class_names),
+            max_iterations=max_iterations,
+        )
+
+    correct = sum(np.asarray(solve(fold != i, -1).correct) for i in range(folds))
+    picked = int(np.argmax(correct))  # the first, which is the strongest
+    return _path(solve(fold >= 0, picked), strengths, np.asarray(correct), len(labels))
+
+
+def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """The fold of each example, int [N]: dealt in turn to the shuffled examples, class by class."""
+    assert folds >= 2
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    fold = np.empty(len(labels), np.int64)
+    fold[by_class] = np.arange(len(labels)) % folds
+    return fold
+
+
+def check(
+    train: tuple[np.ndarray, np.ndarray], class_names: Sequence[str], used: np.ndarray | None = None
+) -> None:
+    """Raises UserError where no classifier can be fitted; see `fit`."""
+    features, labels = train
+    labels = labels if used is None else labels[used]
+    if len(class_names) < 2:
+        raise UserError(
+            f"the data has {len(class_names)} class ({', '.join(class_names)}): a probe needs at "
+            "least 2"
+        )
+    missing = np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)
+    if missing.size:
+        more = f" and {missing.size - 1} more" if missing.size > 1 else ""
+        raise UserError(
+            f"class {class_names[missing[0]]}{more} has no training image: add some, or remove the "
+            "class"
+        )
+    check_finite(features, "training")
+
+
+def check_finite(features: np.ndarray, split: str) -> None:
+    """Raises UserError naming the first row that holds NaN or infinity."""
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if bad.size:
+        raise UserError(
+            f"the features of {bad.size} {split} images are not finite, the first of image "
+            f"{bad[0]}: check the weights"
+        )
+
+
+def _padded(features: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Examples:
+    """With rows of weight 0 up to the next multiple of `_ROWS`."""
+    more = -len(labels) % _ROWS
+    return Examples(
+        np.pad(np.asarray(features, np.float32), ((0, more), (0, 0))),
+        np.pad(np.asarray(labels, np.int32), (0, more)),
+        np.pad(np.asarray(weights, np.float32), (0, more)),
+    )
+
+
+def _path(
+    solution: solver.Solution, strengths: Sequence[float], correct: np.ndarray, examples: int
+) -> Path:
+    return Path(
+        LinearProbe(
+            np.asarray(solution.kernel),
+            np.asarray(solution.bias),
+            np.asarray(solution.mean),
+            np.asarray(solution.inverse_std),
+        ),
+        int(solution.picked),
+        np.asarray(strengths, np.float64),
+        np.asarray(solution.objective),
+        correct.astype(np.int64),
+        examples,
+        np.asarray(solution.iterations),
+        np.asarray(solution.converged),
+    )
