@@ -73,6 +73,7 @@ ORDER = [
     "train.checkpoint",
     "train.evaluate",
     "train.feed",
+    "train.program",
     "train.prefix",
     "train.writers",
     "train.log",
@@ -84,6 +85,14 @@ ORDER = [
     "train.audit",
     "train.loop",
     "train.lr_find",
+    "probe.features",
+    "probe.feature_files",
+    "probe.feature_writer",
+    "probe.objective",
+    "probe.solver",
+    "probe.linear",
+    "probe.neighbours",
+    "probe.stages",
     "commands.zoo_diff",
     "commands.zoo_export",
     "commands.zoo_import",
@@ -92,12 +101,14 @@ ORDER = [
     "commands.lr_find",
     "commands.audit",
     "commands.evaluate",
+    "commands.features",
+    "commands.probe",
     "commands.predict_dense",
     "commands.predict",
     "commands.main",
     "__main__",
 ]
-PACKAGES = {"data", "models", "zoo", "transfer", "losses", "train", "commands"}
+PACKAGES = {"data", "models", "zoo", "transfer", "losses", "train", "probe", "commands"}
 FILES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))

@@ -4,10 +4,9 @@ import dataclasses
 import pathlib
 from typing import Annotated, Literal
 
-import scipy.stats
 import tyro
 
-from jxfer import text
+from jxfer import statistics, text
 from jxfer.data import screen, sources
 from jxfer.data.sources import DataConfig, Source
 from jxfer.errors import UserError
@@ -55,20 +54,14 @@ def main(args: list[str]) -> int:
         """
         found = weights.load(model, zoo=zoo)
         found.check_named()
-        config = _data_config(pathlib.Path(model), data)
-        source = sources.open_for_evaluation(config, split)
-        skipped: tuple[str, ...] = ()
-        if config.on_bad_image == "skip":
-            source, skipped = screen.drop_unreadable(source)
+        config, source, skipped = open_data(model, data, split)
         _check_classes(found.card, source)
         evaluator, replicated = build(found.card, found.variables, batch_size)
         result = evaluator.evaluate(replicated, source)
-        low, high = scipy.stats.binomtest(result.correct, result.examples).proportion_ci(
-            method="wilson"
-        )
+        low, high = statistics.wilson_interval(result.correct, result.examples)
         figures = dataclasses.asdict(result) | {
             "errors": result.examples - result.correct,
-            "accuracy_interval": [float(low), float(high)],
+            "accuracy_interval": [low, high],
             "skipped_images": list(skipped),
         }
         if json:
@@ -121,6 +114,22 @@ def build(card: Card, variables: Tree, batch_size: int) -> tuple[Evaluator, Tree
     """An evaluator for an entry, and its variables on the devices; raises as `model_of`."""
     evaluator = Evaluator(model_of(card), card.preprocessing, batch_size)
     return evaluator, parallel.replicate(variables)
+
+
+def open_data(
+    model: str, data: EvaluationData, split: str | None
+) -> tuple[DataConfig, Source, tuple[str, ...]]:
+    """(config, one split of it, names of the unreadable images that were left out).
+
+    Raises:
+      UserError: as `sources.open_for_evaluation`, or nothing names the images.
+    """
+    config = _data_config(pathlib.Path(model), data)
+    source = sources.open_for_evaluation(config, split)
+    skipped: tuple[str, ...] = ()
+    if config.on_bad_image == "skip":
+        source, skipped = screen.drop_unreadable(source)
+    return config, source, skipped
 
 
 def _data_config(model: pathlib.Path, data: EvaluationData) -> DataConfig:

@@ -7,6 +7,7 @@ Sources are picklable and read-only; any number of threads may read one.
 import abc
 import dataclasses
 import functools
+import hashlib
 import os
 import pathlib
 from collections.abc import Sequence
@@ -207,6 +208,16 @@ class Subset(Source):
 
     def __getitem__(self, index: int) -> Example:
         return self._source[int(self._indices[index])]
+
+
+def images_sha256(source: Source) -> str:
+    """Hex digest over the encoded images, in the source's order. Reads the whole source."""
+    digest = hashlib.sha256()
+    for index in range(len(source)):
+        image = source[index].image
+        digest.update(f"{len(image)}\n".encode())
+        digest.update(image)
+    return digest.hexdigest()
 
 
 def visible_folders(base: pathlib.Path) -> list[str]:

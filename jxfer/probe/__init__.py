@@ -1,1 +1,1 @@
-"""Probes: linear classifiers and nearest neighbours on features."""
+"""What is measured on frozen features."""

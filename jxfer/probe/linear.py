@@ -20,6 +20,7 @@ a strength is that of
 import dataclasses
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from jxfer.errors import UserError
@@ -156,7 +157,7 @@ def cross_validate(
     counts = np.bincount(labels, minlength=len(class_names))
     if counts.min() < 2:
         raise UserError(
-            f"class {class_names[counts.argmin()]} has one training image: cross-validation needs "
+            f"class {class_names[int(counts.argmin())]} has one training image: cross-validation needs "
             "at least 2 of each"
         )
     fold = stratified_folds(labels, folds, seed)
@@ -223,9 +224,9 @@ def _padded(features: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Ex
     """With rows of weight 0 up to the next multiple of `_ROWS`."""
     more = -len(labels) % _ROWS
     return Examples(
-        np.pad(np.asarray(features, np.float32), ((0, more), (0, 0))),
-        np.pad(np.asarray(labels, np.int32), (0, more)),
-        np.pad(np.asarray(weights, np.float32), (0, more)),
+        jnp.asarray(np.pad(features, ((0, more), (0, 0))), jnp.float32),
+        jnp.asarray(np.pad(labels, (0, more)), jnp.int32),
+        jnp.asarray(np.pad(weights, (0, more)), jnp.float32),
     )
 
 

@@ -174,7 +174,7 @@ def _is_whole(folder: pathlib.Path, form: Form) -> bool:
         entry = json.loads((folder / "entry.json").read_text())
         if (folder / "features.bin").stat().st_size != form.bytes:
             return False
-        return bool(_crc32(folder / "features.bin", form.bytes) == entry["crc32"])
+        return bool(file_crc32(folder / "features.bin", form.bytes) == entry["crc32"])
     except (OSError, ValueError, KeyError):
         return False
 
@@ -208,7 +208,7 @@ def _known_whole(folder: pathlib.Path, form: Form) -> tuple[int, int]:
     try:
         filled = json.loads((folder / "filled.json").read_text())
         rows, crc = int(filled["rows"]), int(filled["crc32"])
-        if rows <= form.rows and _crc32(folder / "features.part", rows * form.row_bytes) == crc:
+        if rows <= form.rows and file_crc32(folder / "features.part", rows * form.row_bytes) == crc:
             return rows, crc
     except (OSError, ValueError, KeyError):
         pass
@@ -282,7 +282,8 @@ def _last_use(folder: pathlib.Path) -> float:
     return (entry if entry.exists() else folder).stat().st_mtime
 
 
-def _crc32(path: pathlib.Path, size: int) -> int:
+def file_crc32(path: pathlib.Path, size: int) -> int:
+    """CRC-32 of the first `size` bytes of a file; -1 if it is shorter."""
     crc, left = 0, size
     with path.open("rb") as file:
         while left and (piece := file.read(min(left, _PIECE))):

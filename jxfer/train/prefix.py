@@ -14,12 +14,9 @@ halves compile to the same operations. With `dtype="bfloat16"` the features are 
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -28,10 +25,11 @@ import numpy as np
 
 from jxfer import trees
 from jxfer.data import loader
+from jxfer.data.readers import images_sha256
 from jxfer.data.sources import Source, Splits
 from jxfer.data.transforms import AugmentConfig
 from jxfer.errors import UserError
-from jxfer.train import feature_store, parallel, step
+from jxfer.train import feature_store, parallel, program, step
 from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import Evaluator, one_late
 from jxfer.train.feature_store import Form
@@ -40,8 +38,7 @@ from jxfer.train.state import Plan
 from jxfer.trees import Tree
 
 _NO_CHANGE = AugmentConfig()
-_PACKAGE = pathlib.Path(__file__).parents[1]
-_CALLED = ("jax", "jaxlib", "flax", "numpy", "opencv-python-headless", "pillow")
+_digest = functools.lru_cache(maxsize=4)(images_sha256)  # once for all phases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +194,7 @@ class PrefixCache:
         self, variables: Tree, weights: str, source: Source, augment: AugmentConfig, form: Form
     ) -> np.ndarray:
         plan, config = self._choice.plan, self._config
-        device, devices = jax.local_devices()[0], jax.device_count()
+        devices = jax.device_count()
         batch_size = min(config.batch_size, -(-form.rows // devices) * devices)
         feature_step = _compiled_feature_step(plan.model, plan.preprocessing, self.after)
 
@@ -229,13 +226,7 @@ class PrefixCache:
             "images": _digest(source),
             "augment": dataclasses.asdict(augment) if augment.changes_pixels else None,
             "seed": config.seed if augment.changes_pixels else None,
-            # The same function on other devices, or cut into other batches, rounds otherwise.
-            "program": [device.device_kind, device.client.platform_version, devices, batch_size],
-            "settings": [
-                jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
-                *map(os.environ.get, ("XLA_FLAGS", "NVIDIA_TF32_OVERRIDE")),
-            ],
-            "code": _CODE,
+            "program": program.identity(batch_size),
         }
         max_bytes = config.cache.max_bytes
         return feature_store.on_disk(json.loads(json.dumps(key)), form, rows_from, max_bytes)
@@ -244,18 +235,6 @@ class PrefixCache:
 @functools.lru_cache(maxsize=8)
 def _compiled_feature_step(model: Any, preprocessing: Any, output: str) -> Any:
     return parallel.compile_step(step.make_predict_step(model, preprocessing, output))
-
-
-def _code() -> dict[str, str]:
-    """What makes pixels and features: our source files, and the versions of what they call."""
-    digest = hashlib.sha256()
-    for file in sorted(_PACKAGE.rglob("*.py")):
-        digest.update(f"{file.relative_to(_PACKAGE)}\n".encode())
-        digest.update(file.read_bytes())
-    return {"jxfer": digest.hexdigest(), **{name: version(name) for name in _CALLED}}
-
-
-_CODE = _code()  # now: a checkout may change the files while the run goes on
 
 
 def _memory_bytes() -> int:
@@ -271,17 +250,6 @@ def _prefix(plan: Plan, variables: Tree) -> Tree:
         kind: {stage: tree[stage] for stage in stages if stage in tree}
         for kind, tree in variables.items()
     }
-
-
-@functools.lru_cache(maxsize=4)  # once for all phases
-def _digest(source: Source) -> str:
-    """Hash of the encoded images, in the source's order."""
-    digest = hashlib.sha256()
-    for index in range(len(source)):
-        image = source[index].image
-        digest.update(f"{len(image)}\n".encode())
-        digest.update(image)
-    return digest.hexdigest()
 
 
 def _forward(plan: Plan, output: str) -> Any:

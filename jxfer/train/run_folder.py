@@ -101,13 +101,31 @@ def _check_same(folder: pathlib.Path, found: Any, wanted: dict[str, Any]) -> Non
     if {old.get("cache/mode"), new["cache/mode"]} <= {"memory", "disk"}:
         # Features may move: the bits are the same, and a disk may fill up.
         old |= {path: new[path] for path in ("cache/mode", "cache/max_gb")}
-    changed = [
+    if changed := changes(old, new):
+        raise UserError(
+            f"{folder} holds a run with another config ({changed}); "
+            "take a new folder as --run, or the old options"
+        )
+
+
+def make_folder(folder: pathlib.Path, option: str) -> None:
+    """Makes the folder that an option names, unless it is there.
+
+    Raises:
+      UserError: it is a file, or cannot be made.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{option} {folder} is a file; name a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{option} {folder}: {error.strerror}; name another folder") from None
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """What differs between two flat dicts, as `a.b 1 -> 2; a.c 'x' -> None`; "" if nothing."""
+    return "; ".join(
         f"{path.replace('/', '.')} {old.get(path)!r} -> {new.get(path)!r}"
         for path in sorted({*old, *new})
         if old.get(path) != new.get(path)
-    ]
-    if changed:
-        raise UserError(
-            f"{folder} holds a run with another config ({'; '.join(changed)}); "
-            "take a new folder as --run, or the old options"
-        )
+    )

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import optax
 from jxfer import trees
 from jxfer.data.transforms import Preprocessing, normalise
 from jxfer.losses.classification import cross_entropy, mixed_loss
+from jxfer.models.layers import mean_pool
 from jxfer.models.registry import Model
 from jxfer.train.metrics import Sums, evaluation_sums, training_sums
 from jxfer.train.parallel import AXIS, compile_step, example_indices
@@ -204,6 +205,30 @@ def make_predict_step(
         return outputs[output]
 
     return predict_step
+
+
+def make_outputs_step(
+    model: Model,
+    preprocessing: Preprocessing,
+    outputs: Sequence[str],
+    form: Literal["pooled", "flat", "spatial"],
+) -> Callable[[Tree, Batch], dict[str, jax.Array]]:
+    """Several outputs of one forward pass by name, float32, each norm on its stored averages.
+
+    A map [B, h, w, C] becomes its mean over positions [B, C] (pooled), a vector [B, h * w * C]
+    (flat), or stays (spatial). A vector stays in any form.
+    """
+
+    def outputs_step(variables: Tree, batch: Batch) -> dict[str, jax.Array]:
+        found, _ = model.apply(variables, normalise(batch["image"], preprocessing))
+        return {name: shaped(found[name].astype(jnp.float32)) for name in outputs}
+
+    def shaped(x: jax.Array) -> jax.Array:
+        if x.ndim == 2 or form == "spatial":
+            return x
+        return mean_pool(x) if form == "pooled" else x.reshape(len(x), -1)
+
+    return outputs_step
 
 
 @functools.lru_cache(maxsize=8)

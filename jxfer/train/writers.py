@@ -68,18 +68,18 @@ class Clock:
 
 
 class ProgressBar:
-    """Loss, accuracy, images/s and time left on stderr; nothing when that is no terminal."""
+    """What is done, a description and time left on stderr; nothing when that is no terminal."""
 
-    def __init__(self, total_steps: int, start: int, quiet: bool) -> None:
+    def __init__(self, total: int, start: int, quiet: bool = False, unit: str = "step") -> None:
         self._progress = Progress(
-            TextColumn("step {task.completed}/{task.total}"),
+            TextColumn(unit + " {task.completed}/{task.total}"),
             BarColumn(),
             TextColumn("{task.description}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             disable=quiet or not sys.stderr.isatty(),
         )
-        self._task = self._progress.add_task("compiling", total=total_steps, completed=start)
+        self._task = self._progress.add_task("compiling", total=total, completed=start)
 
     def __enter__(self) -> "ProgressBar":
         self._progress.start()

@@ -66,7 +66,7 @@ def save(folder: str | Path, card: Card, variables: Tree, *, overwrite: bool = F
         card = dataclasses.replace(
             card,
             parameters=trees.size(variables["params"]),
-            jxfer_version=_version(),
+            jxfer_version=own_version(),
             tensors_sha256=trees.sha256(variables),
             files_sha256=_files_sha256(new / TENSORS),
         )
@@ -209,11 +209,12 @@ def _shipped_zoo() -> Path:
     return packaged if packaged.is_dir() else package.parent / "checkpoints"
 
 
-def _version() -> str:
+def own_version() -> str:
+    """Version of jxfer; "unknown" in a checkout that is not installed."""
     try:
         return importlib.metadata.version("jxfer")
     except importlib.metadata.PackageNotFoundError:
-        return "unknown"  # run from a checkout that is not installed
+        return "unknown"
 
 
 def _files_sha256(folder: Path) -> str:

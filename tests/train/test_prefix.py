@@ -11,7 +11,7 @@ from jxfer import trees
 from jxfer.data import loader, screen
 from jxfer.data.transforms import AugmentConfig
 from jxfer.models.heads import HeadConfig
-from jxfer.train import feature_store, loop, prefix
+from jxfer.train import feature_store, loop, prefix, program
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.feature_store import CacheConfig
 from jxfer.train.plans import set_up
@@ -224,7 +224,7 @@ def test_any_change_of_key_computes_again(
         first.write_bytes(second.read_bytes())
         fields["data"] = dataclasses.replace(config.data, source=f"folder:{root}")
     elif change == "code":
-        monkeypatch.setattr(prefix, "_CODE", prefix._CODE | {"pillow": "0"})
+        monkeypatch.setattr(program, "CODE", program.CODE | {"pillow": "0"})
     elif change == "seed":
         fields["seed"] = config.seed + 1
     elif change == "size":

@@ -1,0 +1,151 @@
+"""`jxfer features` as a person meets it: rows, resuming, and what bad input gets."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from jxfer.commands.main import main
+from jxfer.data.transforms import CIFAR
+from jxfer.models import registry
+from jxfer.probe import feature_files
+from jxfer.zoo import store
+from jxfer.zoo.card import Card
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    """An entry without a head: ResNet-20 through stage 1, random."""
+    folder = tmp_path_factory.mktemp("zoo") / "backbone"
+    model = registry.create("resnet20", None, through="stage1")
+    store.save(folder, Card("backbone", "resnet20", (), CIFAR, through="stage1"), model.init(0))
+    return folder
+
+
+@pytest.fixture
+def arguments(backbone, images, tmp_path):
+    """Of the command, with more options; the last of an option counts."""
+
+    def make(*more):
+        out = ("--out", str(tmp_path / "out"), "--data.source", f"folder:{images}")
+        return ["features", str(backbone), *out, "--batch-size", "16", *more]
+
+    return make
+
+
+@pytest.fixture
+def fails(capsys):
+    """Runs a command that must fail; returns its one line of stderr."""
+
+    def run(args):
+        capsys.readouterr()
+        assert main(args) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        (line,) = captured.err.strip().splitlines()
+        return line
+
+    return run
+
+
+def test_the_rows_of_every_stage_in_the_order_of_the_folder(arguments, images, tmp_path, capsys):
+    assert main(arguments("--split", "train", "--outputs", "stages", "pooled", "--json")) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""  # no terminal, so no bar
+    printed = json.loads(captured.out)
+    assert printed["outputs"] == {"stem": [36, 16], "stage1": [36, 16], "pooled": [36, 16]}
+    found = feature_files.load(tmp_path / "out")
+    names = sorted(path.relative_to(images) for path in (images / "train").rglob("*.png"))
+    assert found.ids.tolist() == [name.as_posix() for name in names]
+    classes = [found.class_names[label] for label in found.labels]
+    assert classes == [name.parent.name for name in names]
+    assert {name: array.shape for name, array in found.arrays.items()} == {
+        name: tuple(shape) for name, shape in printed["outputs"].items()
+    }
+    assert found.key["data"]["source"] == f"folder:{images}"
+    assert found.key["weights"]["name"] == "backbone"
+
+    assert main(arguments("--split", "train", "--outputs", "stages", "pooled")) == 0
+    captured = capsys.readouterr()
+    assert "has finished" in captured.err
+    assert captured.out.splitlines()[2].split() == ["stem.npy", "36", "x", "16"]
+    assert main(arguments("--split", "train")) == 2
+    assert "outputs ['stem', 'stage1', 'pooled'] -> ['pooled']" in capsys.readouterr().err
+
+
+def test_bad_input_is_one_line_and_leaves_no_folder(arguments, fails, backbone, tmp_path):
+    unknown = fails(arguments("--outputs", "stage3"))
+    assert "'stage3'" in unknown
+    assert "stem, stage1, pooled" in unknown
+    assert "logits" not in unknown
+    assert "--batch-size 0" in fails(arguments("--batch-size", "0"))
+    assert "no split extra" in fails(arguments("--split", "extra"))
+    assert "nothing" in fails(arguments("--data.source", "folder:nothing"))
+    (tmp_path / "one" / "ants").mkdir(parents=True)
+    assert "two class folders" in fails(arguments("--data.source", f"folder:{tmp_path / 'one'}"))
+    without_data = fails(["features", str(backbone), "--out", str(tmp_path / "out")])
+    assert "--data.source" in without_data
+    assert not (tmp_path / "out").exists()
+
+
+def start(args, devices=8):
+    return subprocess.Popen(
+        [sys.executable, "-m", "jxfer", *args],
+        env=os.environ
+        | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_eight_devices_give_the_rows_of_one(arguments, tmp_path):
+    for devices in (1, 8):
+        process = start(arguments("--out", str(tmp_path / str(devices))), devices)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    one, eight = (feature_files.load(tmp_path / name) for name in ("1", "8"))
+    assert one.ids.tolist() == eight.ids.tolist()
+    assert one.key == eight.key
+    np.testing.assert_allclose(one.arrays["pooled"], eight.arrays["pooled"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_kill_9_changes_no_bit(backbone, tmp_path):
+    """On `digits`, in more than a hundred blocks."""
+
+    def args(name):
+        out = ("--out", str(tmp_path / name), "--data.source", "digits", "--split", "train")
+        return ["features", str(backbone), *out, "--batch-size", "8", "--outputs", "stem", "pooled"]
+
+    process = start(args("whole"))
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+
+    process, progress = start(args("killed")), tmp_path / "killed" / "progress.json"
+    while not (progress.exists() and json.loads(progress.read_text())["rows"] >= 80):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    kept = json.loads(progress.read_text())["rows"]
+    assert 80 <= kept < 1200
+    resumed = start(args("killed"))
+    second = start(args("killed"))
+    errors = [process.communicate()[1] for process in (resumed, second)]
+    # Whoever comes second is refused, or finds a whole folder.
+    assert 0 in (resumed.returncode, second.returncode), errors
+    assert all("another process" in e or "finished" in e or e == "" for e in errors), errors
+    files = {path.name for path in (tmp_path / "whole").iterdir()}
+    assert files == {path.name for path in (tmp_path / "killed").iterdir()}
+    for name in files:
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
