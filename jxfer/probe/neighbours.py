@@ -108,44 +108,45 @@ def nearest_rows(train: np.ndarray, queries: np.ndarray, k: int, metric: Metric)
     assert 1 <= k <= len(train)
     if metric == "cosine":
         train, queries = _directions(train), _directions(queries)
+        squares = np.zeros(len(train), np.float32)
     else:  # shifted by one vector, which no distance sees; the squares below keep more digits
         centre = train.mean(axis=0)
         train, queries = train - centre, queries - centre
+        squares = np.square(train).sum(axis=1)
     rows = min(_ROWS, len(train))
     blocks = -(-len(train) // rows)
-    padded = np.zeros((blocks * rows, train.shape[1]), np.float32)
-    padded[: len(train)] = train
-    known = jnp.asarray(padded.reshape(blocks, rows, -1))
+    more = blocks * rows - len(train)
+    known = jnp.asarray(np.pad(train, ((0, more), (0, 0))).reshape(blocks, rows, -1), jnp.float32)
+    far = np.pad(squares, (0, more), constant_values=np.inf)
+    offsets = jnp.asarray(far.reshape(blocks, rows), jnp.float32)
     found = np.empty((len(queries), k), np.int32)
     for start in range(0, len(queries), _QUERIES):
         block = queries[start : start + _QUERIES]
         whole = np.zeros((_QUERIES, queries.shape[1]), np.float32)
         whole[: len(block)] = block
-        nearest = np.asarray(_nearest(known, whole, np.int32(len(train)), k=k))
+        nearest = np.asarray(_nearest(known, offsets, whole, k=k))
         found[start : start + len(block)] = nearest[: len(block)]
     return found
 
 
 @functools.partial(jax.jit, static_argnames="k")
-def _nearest(train: jax.Array, queries: jax.Array, real: jax.Array, *, k: int) -> jax.Array:
-    """Rows [Q, k] among the first `real` of train [blocks, rows, D], by Euclidean distance."""
+def _nearest(train: jax.Array, offsets: jax.Array, queries: jax.Array, *, k: int) -> jax.Array:
+    """Rows [Q, k] of train [blocks, rows, D] where offset - 2 * product is least."""
     _, rows, _ = train.shape
 
     def merge(best: tuple, block: tuple) -> tuple[tuple, None]:
-        index, features = block
+        index, features, offset = block
         numbers = index * rows + jnp.arange(rows)
         products = jnp.matmul(queries, features.T, precision="highest")
-        # |q|^2, the same in a row, is left out.
-        closeness = 2 * products - jnp.sum(jnp.square(features), axis=1)[None]
-        closeness = jnp.where(numbers[None] < real, closeness, -jnp.inf)
-        closeness = jnp.concatenate([best[0], closeness], axis=1)
+        closeness = jnp.concatenate([best[0], 2 * products - offset[None]], axis=1)
         numbers = jnp.broadcast_to(numbers[None], (len(queries), rows))
         numbers = jnp.concatenate([best[1], numbers], axis=1)
         top, places = jax.lax.top_k(closeness, k)  # of equals the first, which is the earlier row
         return (top, jnp.take_along_axis(numbers, places, axis=1)), None
 
-    none = (jnp.full((len(queries), k), -jnp.inf), jnp.full((len(queries), k), real, jnp.int32))
-    (_, found), _ = jax.lax.scan(merge, none, (jnp.arange(len(train)), train))
+    shape = len(queries), k
+    none = (jnp.full(shape, -jnp.inf), jnp.zeros(shape, jnp.int32))
+    (_, found), _ = jax.lax.scan(merge, none, (jnp.arange(len(train)), train, offsets))
     return found
 
 

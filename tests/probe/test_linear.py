@@ -6,7 +6,6 @@ standardised features. Below, scikit-learn with its own tolerance stops early.
 
 import warnings
 
-import jax
 import numpy as np
 import pytest
 import scipy.special
@@ -17,9 +16,9 @@ import sklearn.svm
 
 from jxfer.probe import linear, solver
 
-STRONG, WEAK = 10.0, 1e-4
-WELL_CONDITIONED = [s for s in linear.STRENGTHS if WEAK * 0.99 < s < STRONG * 1.01][::4]
-"""10 down to 1e-4, a factor of 10 apart."""
+WELL_CONDITIONED = [s for s in linear.STRENGTHS if 0.99e-4 < s < 10.1]
+"""10 down to 1e-4, 4 a decade."""
+CHECKED = range(0, len(WELL_CONDITIONED), 4)
 
 
 @pytest.fixture(scope="module")
@@ -71,18 +70,18 @@ def test_objective_and_accuracy_are_scikit_learns(digits, kind):
     path = linear.fit(train, val, NAMES, kind, strengths=WELL_CONDITIONED)
     assert path.converged.all()
     inputs = standardised(train[0], train[0])
-    for strength, found in zip(WELL_CONDITIONED, path.objective, strict=True):
+    assert path.picked == path.val_correct.argmax()
+    for i in sorted({*CHECKED, path.picked}):
+        strength = WELL_CONDITIONED[i]
         theirs = sklearn_fit(kind, inputs, train[1], strength)
         expected = objective(kind, theirs.coef_.T, theirs.intercept_, inputs, train[1], strength)
-        assert found == pytest.approx(expected, rel=1e-4)
-        if strength == path.strength:
+        assert path.objective[i] == pytest.approx(expected, rel=1e-4)
+        val_accuracy = theirs.score(standardised(val[0], train[0]), val[1])
+        assert path.val_correct[i] / 300 == pytest.approx(val_accuracy, abs=0.005)
+        if i == path.picked:
             accuracy = theirs.score(standardised(test[0], train[0]), test[1])
-            assert np.mean(path.probe.predict(test[0]) == test[1]) == pytest.approx(
-                accuracy, abs=0.005
-            )
-            assert path.val_correct[path.picked] == pytest.approx(
-                300 * theirs.score(standardised(val[0], train[0]), val[1]), abs=1.5
-            )
+            ours = np.mean(path.probe.predict(test[0]) == test[1])
+            assert ours == pytest.approx(accuracy, abs=0.005)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "svm"])
@@ -94,22 +93,33 @@ def test_the_reported_objective_is_that_of_the_returned_probe(digits, kind):
     assert path.objective[path.picked] == pytest.approx(value, rel=1e-5)
 
 
-def test_two_classes_are_scikit_learns_at_twice_c():
+@pytest.fixture(scope="module")
+def two_classes():
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 2
-    features = (rng.normal(size=(60, 5)) + labels[:, None]).astype(np.float32)
-    split = features, labels
-    path = linear.fit(split, split, ("ants", "bees"), strengths=(0.1,))
+    return (rng.normal(size=(60, 5)) + labels[:, None]).astype(np.float32), labels
+
+
+def test_two_classes_are_scikit_learns_at_twice_c(two_classes):
+    features, labels = two_classes
+    path = linear.fit(two_classes, two_classes, ("ants", "bees"))
     inputs = standardised(features, features)
-    model = sklearn.linear_model.LogisticRegression(C=2 / (60 * 0.1), tol=1e-10)
+    model = sklearn.linear_model.LogisticRegression(C=2 / (60 * path.strength), tol=1e-10)
     model.fit(inputs, labels)
-    kernel = path.probe.kernel
+    kernel, bias = path.probe.kernel, path.probe.bias
     np.testing.assert_allclose(kernel[:, 1] - kernel[:, 0], model.coef_[0], rtol=2e-3, atol=2e-4)
-    bias = path.probe.bias
     assert bias[1] - bias[0] == pytest.approx(model.intercept_[0], abs=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["softmax", "svm"])
+def test_a_tie_goes_to_the_strongest_regularisation(two_classes):
+    labels = two_classes[1]
+    features = np.where(labels, 1, -1)[:, None] * np.ones((1, 5), np.float32)
+    path = linear.fit((features, labels), (features, labels), ("ants", "bees"))
+    assert (path.val_correct == 60).sum() > 10
+    assert path.picked == path.val_correct.argmax()
+
+
+@pytest.mark.parametrize("kind", ["softmax", pytest.param("svm", marks=pytest.mark.slow)])
 def test_fewer_examples_than_features(kind):
     rng = np.random.default_rng(0)
     labels = np.arange(40) % 4
@@ -126,40 +136,36 @@ def test_fewer_examples_than_features(kind):
 @pytest.mark.parametrize("kind", ["softmax", "svm"])
 def test_rows_of_weight_0_drop_out_and_a_row_of_weight_2_is_two(digits, kind):
     (features, labels), val, _ = digits
-    features, labels = features[:100], labels[:100]
-    kept = np.delete(np.arange(100), [3, 50])
-    twice = np.append(kept, [7, 8])
-    plain = linear.fit((features[twice], labels[twice]), val, NAMES, kind, strengths=(1.0, 0.1))
-    weights = np.ones(100, np.float32)
+    chosen = np.append(np.delete(np.arange(600), [3, 50]), [7, 8])
+    plain = linear.fit(
+        (features[chosen], labels[chosen]), val, NAMES, kind, strengths=WELL_CONDITIONED
+    )
+    weights = np.ones(600, np.float32)
     weights[[3, 50]], weights[[7, 8]] = 0, 2
     changed = features.copy()
     changed[[3, 50]] = 1e4
     weighted = linear.fit(
-        (changed, labels), val, NAMES, kind, weights=weights, strengths=(1.0, 0.1)
+        (changed, labels), val, NAMES, kind, weights=weights, strengths=WELL_CONDITIONED
     )
-    np.testing.assert_allclose(weighted.objective, plain.objective, rtol=1e-5)
+    np.testing.assert_allclose(weighted.objective, plain.objective, rtol=1e-4)
+    np.testing.assert_allclose(weighted.objective[:9], plain.objective[:9], rtol=2e-6)
     np.testing.assert_allclose(weighted.probe.mean, plain.probe.mean, atol=1e-4)
-    np.testing.assert_allclose(weighted.probe.kernel, plain.probe.kernel, atol=2e-3)
+    np.testing.assert_allclose(
+        weighted.probe.inverse_std, plain.probe.inverse_std, rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("kind", ["softmax", "svm"])
 def test_a_warm_start_ends_where_a_cold_one_does(digits, kind):
     train, val, _ = digits
     path = linear.fit(train, val, NAMES, kind, strengths=WELL_CONDITIONED)
-    cold = linear.fit(train, val, NAMES, kind, strengths=[WEAK] * len(WELL_CONDITIONED))
-    assert cold.picked == 0
-    assert path.objective[-1] == pytest.approx(cold.objective[0], rel=1e-4)
+    strength = WELL_CONDITIONED[CHECKED[-2]]
+    cold = linear.fit(train, val, NAMES, kind, strengths=[strength] * len(WELL_CONDITIONED))
+    assert cold.iterations[0] > path.iterations[CHECKED[-2]]
+    assert path.objective[CHECKED[-2]] == pytest.approx(cold.objective[0], rel=1e-4)
 
 
-def test_a_tie_goes_to_the_strongest_regularisation():
-    labels = np.repeat([0, 1], 10)
-    features = np.where(labels, 1, -1)[:, None].astype(np.float32)
-    path = linear.fit((features, labels), (features, labels), "ab")
-    assert (path.val_correct == 20).sum() > 10
-    assert path.picked == path.val_correct.argmax()
-
-
-@pytest.mark.parametrize("kind", ["softmax", "svm"])
+@pytest.mark.parametrize("kind", ["softmax", pytest.param("svm", marks=pytest.mark.slow)])
 def test_the_whole_path_is_finite_and_one_program(digits, kind):
     train, val, _ = digits
     before = solver.solve_path._cache_size()
@@ -177,32 +183,42 @@ def test_the_whole_path_is_finite_and_one_program(digits, kind):
 
 def test_an_unfinished_minimum_is_reported(digits):
     train, val, _ = digits
-    path = linear.fit(train, val, NAMES, strengths=(1e5, 1e-4), max_iterations=1)
-    assert path.converged.tolist() == [True, False]
-    assert path.iterations.max() == 1
+    few = int(linear.fit(train, val, NAMES, strengths=WELL_CONDITIONED).iterations[0])
+    path = linear.fit(train, val, NAMES, strengths=WELL_CONDITIONED, max_iterations=few)
+    assert path.converged[0]
+    assert not path.converged[-1]
+    assert path.iterations.max() == few
 
 
-def test_cross_validation_is_the_mean_of_its_folds_and_a_fit_of_all(digits):
+def test_folds_are_stratified_and_drawn_by_the_seed(digits):
+    labels = digits[0][1]
+    fold = linear.stratified_folds(labels, 4, seed=3)
+    assert np.ptp(np.bincount(fold, minlength=4)) <= 1
+    for label in range(10):
+        assert np.ptp(np.bincount(fold[labels == label], minlength=4)) <= 1
+    np.testing.assert_array_equal(linear.stratified_folds(labels, 4, seed=3), fold)
+    assert (linear.stratified_folds(labels, 4, seed=4) != fold).any()
+
+
+@pytest.mark.slow
+def test_cross_validation_is_the_sum_of_its_folds_and_a_fit_of_all(digits):
     (features, labels), _, _ = digits
     train = features[:100], labels[:100]
     before = solver.solve_path._cache_size()
     path = linear.cross_validate(train, NAMES, folds=4, seed=3, strengths=WELL_CONDITIONED)
     assert solver.solve_path._cache_size() == before + 1
     fold = linear.stratified_folds(train[1], 4, 3)
-    assert np.ptp(np.bincount(fold)) <= 1
-    for label in range(10):
-        assert np.ptp(np.bincount(fold[train[1] == label], minlength=4)) <= 1
     correct = np.zeros(len(WELL_CONDITIONED))
     for i in range(4):
         inside, outside = fold != i, fold == i
         kept, held_out = [(train[0][rows], train[1][rows]) for rows in (inside, outside)]
         correct += linear.fit(kept, held_out, NAMES, strengths=WELL_CONDITIONED).val_correct
-    np.testing.assert_allclose(path.val_correct, correct, atol=1)  # one on the fence
+    np.testing.assert_allclose(path.val_correct, correct, atol=1)  # one may be on the fence
     assert path.val_examples == 100
     assert path.picked == path.val_correct.argmax()
     whole = linear.fit(train, train, NAMES, strengths=[path.strength])
     assert path.objective[path.picked] == pytest.approx(whole.objective[0], rel=1e-4)
-    np.testing.assert_allclose(path.probe.kernel, whole.probe.kernel, atol=5e-3)
+    np.testing.assert_allclose(path.probe.predict(features), whole.probe.predict(features))
 
 
 def test_what_is_wrong_is_one_line(one_line):
@@ -224,10 +240,3 @@ def test_what_is_wrong_is_one_line(one_line):
         linear.fit((broken, labels), split, ("ants", "bees"))
     with one_line("2 validation images"):
         linear.fit(split, (broken, labels), ("ants", "bees"))
-
-
-def test_float32_in_64_bit_mode_too(digits):
-    train, val, _ = digits
-    with jax.enable_x64(True):
-        path = linear.fit(train, val, NAMES, strengths=(1.0,))
-    assert path.objective.dtype == path.probe.kernel.dtype == np.float32
