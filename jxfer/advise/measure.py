@@ -151,7 +151,9 @@ def measure(
 
     stages = extract(source)
     probes = {stage: _probe(rows, source, seed) for stage, rows in stages.items()}
-    depths = tuple(_depth(stage, rows, probes[stage], source, seed) for stage, rows in stages.items())
+    depths = tuple(
+        _depth(stage, rows, probes[stage], source, seed) for stage, rows in stages.items()
+    )
     last = stages[model.stages[-1]]
     reflected = mirror.MirroredSource(source)
     before = time.perf_counter()

@@ -60,9 +60,7 @@ class Mirrors:
         return self.accuracy >= self.unseen - error
 
 
-def mirrors(
-    probe: LinearProbe, unseen: float, rows: np.ndarray, labels: np.ndarray
-) -> Mirrors:
+def mirrors(probe: LinearProbe, unseen: float, rows: np.ndarray, labels: np.ndarray) -> Mirrors:
     """Asks a probe about mirror images.
 
     Args:

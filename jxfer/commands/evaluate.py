@@ -4,10 +4,9 @@ import dataclasses
 import pathlib
 from typing import Annotated, Literal
 
-import scipy.stats
 import tyro
 
-from jxfer import text
+from jxfer import statistics, text
 from jxfer.data import screen, sources
 from jxfer.data.sources import DataConfig, Source
 from jxfer.errors import UserError
@@ -59,12 +58,10 @@ def main(args: list[str]) -> int:
         _check_classes(found.card, source)
         evaluator, replicated = build(found.card, found.variables, batch_size)
         result = evaluator.evaluate(replicated, source)
-        low, high = scipy.stats.binomtest(result.correct, result.examples).proportion_ci(
-            method="wilson"
-        )
+        low, high = statistics.wilson_interval(result.correct, result.examples)
         figures = dataclasses.asdict(result) | {
             "errors": result.examples - result.correct,
-            "accuracy_interval": [float(low), float(high)],
+            "accuracy_interval": [low, high],
             "skipped_images": list(skipped),
         }
         if json:

@@ -10,6 +10,7 @@ import tyro
 
 from jxfer import text
 from jxfer.commands.evaluate import EvaluationData, open_data
+from jxfer.models.registry import Model
 from jxfer.probe import feature_files, feature_writer, features
 from jxfer.train import program
 from jxfer.train.writers import ProgressBar
@@ -52,12 +53,7 @@ def main(args: list[str]) -> int:
         """
         found = weights.load(model, zoo=zoo)
         card, network = found.card, store.build(found.card)
-        names = [
-            name
-            for output in outputs
-            for name in (network.stages if output == STAGES else (output,))
-        ]
-        names = list(dict.fromkeys(names))
+        names = expand(outputs, network)
         shapes = features.row_shapes(network, card.preprocessing, names, form)
         config, source, skipped = open_data(model, data, split)
         rows = len(source)
@@ -108,3 +104,11 @@ def main(args: list[str]) -> int:
     return tyro.cli(
         write_features, prog="jxfer features", args=args, config=(tyro.conf.FlagCreatePairsOff,)
     )
+
+
+def expand(outputs: tuple[str, ...], model: Model) -> list[str]:
+    """The names of outputs, each once; `STAGES` becomes every stage."""
+    names = [
+        name for output in outputs for name in (model.stages if output == STAGES else (output,))
+    ]
+    return list(dict.fromkeys(names))

@@ -42,10 +42,7 @@ def main(args: list[str]) -> int:
             "diverged": found.diverged,
             **dataclasses.asdict(found),
         }
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out {out}: {error.strerror}; name another folder") from None
+        run_folder.make_folder(out, "--out")
         run_folder.write_json(out / "lr_find.json", figures)
         _draw(found, suggestions, out / "lr_find.png")
         if json:

@@ -11,10 +11,12 @@ from jxfer.errors import UserError
 COMMANDS = {
     "train": "train a model, or resume or finish a run",
     "lr-find": "suggest a learning rate for a run",
+    "advise": "measure weights on images, and recommend what to train",
     "audit": "what a training costs a step, and whether what is frozen leaks",
     "evaluate": "accuracy of a run or zoo entry on a data set",
     "predict": "class names and probabilities of images",
     "features": "outputs of a frozen network, in files that NumPy opens",
+    "probe": "a linear classifier or nearest neighbours on every stage of a frozen network",
     "zoo": "import, list, show, verify, compare and export pretrained weights",
 }
 """Each is a module of this package with `main(args) -> exit code`, imported when it is called; a

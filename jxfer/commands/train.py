@@ -1,21 +1,31 @@
 """`jxfer train`: one run."""
 
+import argparse
+import json as jsons
 import pathlib
 from typing import Annotated
 
 import tyro
 
 from jxfer import text
+from jxfer.data.sources import DataConfig
+from jxfer.errors import UserError
+from jxfer.json_fields import decode
 from jxfer.train import loop
 from jxfer.train.config import TrainConfig
 
 
 def main(args: list[str]) -> int:
     """Runs `jxfer train ARGS` and returns the exit code."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--from-advice", type=pathlib.Path)
+    advice = early.parse_known_args(args)[0].from_advice
+    start = TrainConfig(DataConfig(tyro.MISSING)) if advice is None else read_advice(advice)
 
     def train(
-        config: Annotated[TrainConfig, tyro.conf.arg(name="")],
         run: pathlib.Path,
+        config: Annotated[TrainConfig, tyro.conf.arg(name="")] = start,
+        from_advice: pathlib.Path | None = None,
         json: bool = False,
     ) -> int:
         """Train a model. The same command on the same run folder resumes it.
@@ -23,6 +33,8 @@ def main(args: list[str]) -> int:
         Args:
           config: what to do.
           run: The run folder: config, metrics, checkpoints, summary, and the best model.
+          from_advice: Start from the config in this advice.json, which jxfer advise wrote; the
+            other options change it.
           json: Print summary.json instead of a table.
         """
         summary = loop.run_config(config, run, quiet=json)
@@ -42,6 +54,23 @@ def main(args: list[str]) -> int:
         return 0
 
     return tyro.cli(train, prog="jxfer train", args=args, config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def read_advice(file: pathlib.Path) -> TrainConfig:
+    """The config that `jxfer advise` recommends.
+
+    Raises:
+      UserError: the file cannot be read, or is no advice.
+    """
+    try:
+        value = jsons.loads(file.read_text())
+    except OSError as error:
+        raise UserError(f"--from-advice {file}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"--from-advice {file}: not valid JSON: {error}") from None
+    if not isinstance(value, dict) or "config" not in value:
+        raise UserError(f"--from-advice {file}: no advice.json of jxfer advise")
+    return decode(TrainConfig, value["config"], str(file))
 
 
 def _counts(summary: dict[str, int], split: str) -> tuple[str, str]:

@@ -31,8 +31,8 @@ from jxfer.probe.solver import Examples
 STRENGTHS: tuple[float, ...] = tuple(np.logspace(5, -6, 45).tolist())
 """From strong to weak."""
 
-TOLERANCE = 1e-6
-MAX_ITERATIONS = 200
+TOLERANCE = 1e-7
+MAX_ITERATIONS = 1000
 
 _ROWS = 64  # numbers of rows are rounded up to multiples, so that fewer programs are compiled
 
@@ -122,9 +122,9 @@ def fit(
         np.asarray(strengths, np.float32),
         np.int32(-1),
         np.float32(tolerance),
+        np.int32(max_iterations),
         kind=kind,
         classes=len(class_names),
-        max_iterations=max_iterations,
     )
     return _path(solution, strengths, np.asarray(solution.correct), len(val[1]))
 
@@ -169,9 +169,9 @@ def cross_validate(
             np.asarray(strengths, np.float32),
             np.int32(pick),
             np.float32(tolerance),
+            np.int32(max_iterations),
             kind=kind,
             classes=len(class_names),
-            max_iterations=max_iterations,
         )
 
     correct = sum(np.asarray(solve(fold != i, -1).correct) for i in range(folds))

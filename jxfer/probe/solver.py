@@ -61,17 +61,17 @@ class Solution(NamedTuple):
     """[S], whether the tolerance was met"""
 
 
-@functools.partial(jax.jit, static_argnames=("kind", "classes", "max_iterations"))
+@functools.partial(jax.jit, static_argnames=("kind", "classes"))
 def solve_path(
     train: Examples,
     val: Examples,
     strengths: jax.Array,
     pick: jax.Array,
     tolerance: jax.Array,
+    max_iterations: jax.Array,
     *,
     kind: Kind,
     classes: int,
-    max_iterations: int,
 ) -> Solution:
     """Minimises at each strength in turn.
 
@@ -83,9 +83,9 @@ def solve_path(
       tolerance: a strength is done when half the squared norm of the gradient by the scaled
         variables is at most this part of the objective. Where the scaling is the true Hessian's,
         that is the relative distance to the minimum.
+      max_iterations: of L-BFGS, per strength.
       kind: the loss.
       classes: K.
-      max_iterations: of L-BFGS, per strength.
     """
     with jax.default_matmul_precision("highest"):  # GPUs and TPUs round float32 products else
         train = train._replace(weights=train.weights / train.weights.sum())
@@ -168,7 +168,7 @@ def _minimise(
     strength: jax.Array,
     starts: tuple[jax.Array, jax.Array],
     tolerance: jax.Array,
-    max_iterations: int,
+    max_iterations: jax.Array,
 ) -> tuple[_Point, jax.Array, jax.Array]:
     """(where it ends, iterations, whether the tolerance was met), from the lower of two starts."""
     penalty = strength * objective.penalised[None]

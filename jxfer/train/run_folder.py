@@ -108,6 +108,20 @@ def _check_same(folder: pathlib.Path, found: Any, wanted: dict[str, Any]) -> Non
         )
 
 
+def make_folder(folder: pathlib.Path, option: str) -> None:
+    """Makes the folder that an option names, unless it is there.
+
+    Raises:
+      UserError: it is a file, or cannot be made.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{option} {folder} is a file; name a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{option} {folder}: {error.strerror}; name another folder") from None
+
+
 def changes(old: dict[str, Any], new: dict[str, Any]) -> str:
     """What differs between two flat dicts, as `a.b 1 -> 2; a.c 'x' -> None`; "" if nothing."""
     return "; ".join(

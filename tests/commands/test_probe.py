@@ -1,0 +1,126 @@
+"""`jxfer probe` as a person meets it: every stage, the files, and what bad input gets."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from jxfer.commands.main import main
+from jxfer.data.transforms import CIFAR
+from jxfer.models import registry
+from jxfer.zoo import store
+from jxfer.zoo.card import Card
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    """An entry without a head: ResNet-20 through stage 1, random."""
+    folder = tmp_path_factory.mktemp("zoo") / "backbone"
+    model = registry.create("resnet20", None, through="stage1")
+    store.save(folder, Card("backbone", "resnet20", (), CIFAR, through="stage1"), model.init(0))
+    return folder
+
+
+@pytest.fixture
+def arguments(backbone, images):
+    """Of the command, with more options; the last of an option counts."""
+
+    def make(*more):
+        source = ("--data.source", f"folder:{images}", "--batch-size", "16")
+        return ["probe", str(backbone), *source, *more]
+
+    return make
+
+
+@pytest.fixture
+def fails(capsys):
+    """Runs a command that must fail; returns its one line of stderr."""
+
+    def run(args):
+        capsys.readouterr()
+        assert main(args) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        (line,) = captured.err.strip().splitlines()
+        return line
+
+    return run
+
+
+def test_a_probe_at_every_stage(arguments, tmp_path, capsys):
+    out = tmp_path / "probes" / "one"
+    assert main(arguments("--outputs", "stages", "pooled", "--out", str(out), "--json")) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures == json.loads((out / "probe.json").read_text())
+    assert figures["examples"] == {"train": 36, "val": 15, "test": 12}
+    assert figures["classes"] == ["ants", "bees", "cats"]
+    assert list(figures["stages"])[-2:] == ["stage1", "pooled"]
+    for stage in figures["stages"].values():
+        path = stage["path"]
+        assert {len(column) for column in path.values()} == {45}
+        picked = path["val_correct"].index(max(path["val_correct"]))
+        assert stage["strength"] == path["strengths"][picked]
+        assert stage["val"]["correct"] == path["val_correct"][picked]
+        assert stage["test"]["accuracy"] == stage["test"]["correct"] / 12
+        low, high = stage["test"]["interval"]
+        assert 0 <= low < stage["test"]["accuracy"] <= high <= 1
+    # The colour of the classes is in any features.
+    assert figures["stages"]["stage1"]["val"]["accuracy"] > 0.8
+    assert figures["stages"]["stage1"] == figures["stages"]["pooled"]
+
+
+@pytest.mark.parametrize("kind", ["knn", pytest.param("svm", marks=pytest.mark.slow)])
+def test_other_probes_print_a_table_by_depth(arguments, capsys, kind):
+    assert main(arguments("--probe.kind", kind, "--outputs", "stage1")) == 0
+    title, header, row = capsys.readouterr().out.splitlines()
+    assert title.endswith("36 train, 15 val, 12 test images")
+    assert header.startswith("stage   features  " + ("k " if kind == "knn" else "strength "))
+    assert row.startswith("stage1  16 ")
+    assert "%" in row
+
+
+def test_without_a_test_split_there_is_no_test_accuracy(arguments, images, tmp_path, capsys):
+    for split in ("train", "val"):
+        shutil.copytree(images / split, tmp_path / "data" / split)
+    source = ("--data.source", f"folder:{tmp_path / 'data'}")
+    assert main(arguments("--probe.kind", "knn", "--outputs", "stage1", *source, "--json")) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["stages"]["stage1"]["test"] is None
+    assert "test" not in figures["examples"]
+
+
+def test_what_is_wrong_is_one_line(arguments, images, tmp_path, fails):
+    (tmp_path / "file").write_text("")
+    assert "name a folder" in fails(arguments("--out", str(tmp_path / "file")))
+    line = fails(arguments("--outputs", "stage9"))
+    assert "no output 'stage9'" in line
+
+    one = tmp_path / "one"
+    shutil.copytree(images / "train" / "ants", one / "ants")
+    assert "1 class (ants)" in fails(arguments("--data.source", f"folder:{one}"))
+
+    missing = tmp_path / "missing"
+    shutil.copytree(images, missing)
+    shutil.rmtree(missing / "train" / "bees")
+    (missing / "train" / "bees").mkdir()
+    line = fails(arguments("--data.source", f"folder:{missing}"))
+    assert "bees" in line
+
+    three = tmp_path / "three"
+    for name in ("ants", "bees", "cats"):
+        (three / name).mkdir(parents=True)
+        shutil.copy(images / "train" / name / "00.png", three / name)
+    line = fails(arguments("--data.source", f"folder:{three}"))
+    assert "validation" in line
+
+
+def test_weights_that_are_not_finite_are_one_line(images, tmp_path, fails):
+    model = registry.create("resnet20", None, through="stage1")
+    variables = model.init(0)
+    kernel = variables["params"]["stem"]["conv"]["kernel"]
+    variables["params"]["stem"]["conv"]["kernel"] = np.full_like(kernel, np.nan)
+    folder = tmp_path / "broken"
+    store.save(folder, Card("broken", "resnet20", (), CIFAR, through="stage1"), variables)
+    line = fails(["probe", str(folder), "--data.source", f"folder:{images}"])
+    assert "not finite" in line
