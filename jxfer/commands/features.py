@@ -76,6 +76,7 @@ def main(args: list[str]) -> int:
                     start=start,
                 ):
                     yield block
+                    bar.describe(card.name)
                     done += len(block[names[0]])
                     bar.advance(done)
 

@@ -38,9 +38,11 @@ def row_shapes(
     """Shape of one row of each output; nothing is computed.
 
     Raises:
-      UserError: the model has no such output, or its images are too small.
+      UserError: no output is named, the model has no such output, or its images are too small.
     """
     names = output_names(model)
+    if not outputs:
+        raise UserError(f"--outputs: name at least one of {', '.join(names)}")
     for output in outputs:
         if output not in names:
             raise UserError(

@@ -3,11 +3,13 @@
 import errno
 import json
 import os
+import tracemalloc
 
 import filelock
 import numpy as np
 import pytest
 
+from jxfer.data.readers import Subset
 from jxfer.probe import feature_files, feature_writer
 from tests.train.test_devices import Noise
 
@@ -227,3 +229,23 @@ def test_a_disk_that_fills_up_is_one_line_and_resumes(folder, monkeypatch, one_l
     write(folder, again)
     assert again.starts == [4]
     assert_whole(folder)
+
+
+def test_memory_holds_a_block_however_many_there_are(folder):
+    block, blocks = {"pooled": np.ones((64, 4096), np.float32)}, 40  # 1 MiB each
+    rows = 64 * blocks
+    tracemalloc.start()
+    try:
+        feature_writer.write(
+            folder,
+            KEY,
+            PROGRAM,
+            {"pooled": (4096,)},
+            Subset(Noise(1), [0] * rows),
+            lambda start: (block for _ in range(start // 64, blocks)),
+        )
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert feature_files.load(folder).arrays["pooled"].nbytes == blocks * 2**20
+    assert peak < 8 * 2**20

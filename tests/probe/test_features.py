@@ -93,6 +93,8 @@ def test_a_later_start_gives_the_same_bits(model, variables):
 def test_an_output_that_is_not_there_is_named(model, variables, one_line):
     with one_line("resnet20", "'stage2'", "stem, stage1, pooled, logits"):
         features.blocks(model, CIFAR, variables, Noise(3), ["stage2"])
+    with one_line("at least one of stem, stage1"):
+        features.blocks(model, CIFAR, variables, Noise(3), [])
     headless = registry.create("resnet20", None, through="stage1")
     with one_line("'logits'", "stem, stage1, pooled"):
         features.row_shapes(headless, CIFAR, ["logits"])
