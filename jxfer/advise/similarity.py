@@ -114,7 +114,7 @@ def proxy_a_distance(source: np.ndarray, target: np.ndarray, seed: int) -> float
     nothing to tune. The standard deviation of the result is at most about sqrt(2 / n), where n is
     the number of rows of the smaller domain.
 
-    Ben-David et al. 2007, "Analysis of Representations for Domain Adaptation" (NeurIPS), section 4.
+    Ben-David et al. 2007, "Analysis of Representations for Domain Adaptation" (NeurIPS).
 
     Args:
       source: [N, D].

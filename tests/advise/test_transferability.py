@@ -121,7 +121,7 @@ def test_leep_of_a_certain_source_is_nce():
 
 
 def test_leep_is_at_least_nce_plus_the_sources_own_log_likelihood():
-    """Nguyen et al. 2020, property 2, with the source's labels drawn at random."""
+    """Nguyen et al. 2020: dropping all but one source class from the sum can only lose."""
     rng = np.random.default_rng(0)
     probabilities, labels = rng.dirichlet(np.ones(4), size=60), rng.integers(0, 3, 60)
     source = probabilities.argmax(1)
