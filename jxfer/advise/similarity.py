@@ -86,8 +86,9 @@ def frechet_shift(
       seed: of the draws.
 
     Raises:
-      UserError: fewer than two rows.
+      UserError: fewer than two rows, or rows of another number of features.
     """
+    _check_features(mean.shape[-1], rows)
     if len(rows) < 2:
         raise UserError("a Fréchet distance needs at least two images of the target")
     mean, covariance = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
@@ -113,7 +114,7 @@ def proxy_a_distance(source: np.ndarray, target: np.ndarray, seed: int) -> float
     nothing to tune. The standard deviation of the result is at most about sqrt(2 / n), where n is
     the number of rows of the smaller domain.
 
-    Ben-David et al. 2007, "Analysis of Representations for Domain Adaptation" (NeurIPS), section 4.
+    Ben-David et al. 2007, "Analysis of Representations for Domain Adaptation" (NeurIPS).
 
     Args:
       source: [N, D].
@@ -121,11 +122,12 @@ def proxy_a_distance(source: np.ndarray, target: np.ndarray, seed: int) -> float
       seed: of the folds.
 
     Raises:
-      UserError: a domain has fewer than two rows.
+      UserError: a domain has fewer than two rows, or they have different numbers of features.
     """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.model_selection import StratifiedKFold
 
+    _check_features(source.shape[1], target)
     folds = min(_FOLDS, len(source), len(target))
     if folds < 2:
         raise UserError("a proxy A-distance needs at least two images of each domain")
@@ -249,6 +251,14 @@ def _compiled(model: Model, preprocessing: Preprocessing) -> Callable[..., Any]:
         return jax.lax.psum(sums, parallel.AXIS)
 
     return parallel.compile_step(norm_sums_step)
+
+
+def _check_features(source: int, rows: np.ndarray) -> None:
+    if rows.shape[1] != source:
+        raise UserError(
+            f"the source has {source} features and the target {rows.shape[1]}: they are not of one "
+            "network"
+        )
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:

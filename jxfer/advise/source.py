@@ -26,7 +26,7 @@ SAMPLE = 200
 class Moments:
     """Mean and scatter matrix of rows that come in blocks, in float64.
 
-    Chan, Golub & LeVeque 1983, "Algorithms for Computing the Sample Variance", equation 2.1: blocks
+    Chan, Golub & LeVeque 1983, "Algorithms for Computing the Sample Variance": blocks
     are merged around their own means, so that nothing cancels.
     """
 

@@ -20,7 +20,7 @@ def log_me(features: np.ndarray, labels: np.ndarray) -> float:
     classes of max over (alpha, beta) of log p(y) / N. There is no intercept, as in the paper.
 
     You et al. 2021, "LogME: Practical Assessment of Pre-trained Models for Transfer Learning"
-    (ICML), equation 2 and algorithm 1. In the axes of F's singular vectors only t = alpha / beta is
+    (ICML), algorithm 1. In the axes of F's singular vectors only t = alpha / beta is
     left to find (You et al. 2022, "Ranking and Tuning Pre-trained Models", JMLR). Their fixed point
     creeps where the features say little; here a grid over t and a golden-section search around its
     best point find the same maximum in a known number of steps.
@@ -94,9 +94,9 @@ def nce(source_labels: np.ndarray, labels: np.ndarray) -> float:
     label determines the target's; at least -H(Y). Not symmetric: a source of many fine classes
     tells a coarse label, and not the other way round.
 
-    Tran et al. 2019, "Transferability and Hardness of Supervised Classification Tasks" (ICCV),
-    section 3. Their source labels are given; here they are what the source's head predicts, as in
-    Nguyen et al. 2020, section 5.
+    Tran et al. 2019, "Transferability and Hardness of Supervised Classification Tasks" (ICCV).
+    Their source labels are given; here they are what the source's head predicts, as in Nguyen et
+    al. 2020.
 
     Args:
       source_labels: int [N]: Z, the source's predicted class of each target example.
@@ -123,7 +123,7 @@ def h_score(features: np.ndarray, labels: np.ndarray) -> float:
     `shrunk_h_score` still tells something.
 
     Bao et al. 2019, "An Information-Theoretic Approach to Transferability in Task Transfer
-    Learning" (ICIP), definition 2.
+    Learning" (ICIP).
 
     Args:
       features: [N, D].
@@ -145,7 +145,7 @@ def shrunk_h_score(features: np.ndarray, labels: np.ndarray) -> float:
     scaling of all features, no more under every linear map.
 
     Ibrahim et al. 2021, "Newer is not always better: Rethinking transferability metrics, their
-    peculiarities, stability and performance", section 3.
+    peculiarities, stability and performance".
 
     Args:
       features: [N, D].

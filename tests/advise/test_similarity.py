@@ -111,6 +111,13 @@ def test_proxy_a_distance_is_a_function_of_its_seed():
     assert distances[0] == distances[1] != distances[2]
 
 
+def test_features_of_another_network_are_one_line(one_line):
+    with one_line("3 features and the target 4", "not of one network"):
+        proxy_a_distance(np.zeros((5, 3)), np.zeros((5, 4)), seed=0)
+    with one_line("3 features and the target 4", "not of one network"):
+        frechet_shift(np.zeros(3), np.eye(3), np.zeros((5, 4)), seed=0)
+
+
 def test_proxy_a_distance_of_one_row_is_one_line(one_line):
     with one_line("at least two images of each domain"):
         proxy_a_distance(np.zeros((1, 3)), np.zeros((5, 3)), seed=0)
@@ -119,6 +126,11 @@ def test_proxy_a_distance_of_one_row_is_one_line(one_line):
 @pytest.fixture(scope="module")
 def model():
     return registry.create("resnet20", 3, through="stage1")
+
+
+@pytest.fixture(scope="module")
+def norm_inputs(model):
+    return jax.jit(model.norm_inputs)
 
 
 @pytest.fixture(scope="module")
@@ -147,10 +159,10 @@ def pixels(source):
     return transforms.normalise(np.stack(views), CIFAR)
 
 
-def test_norm_shift_is_that_of_moments_taken_by_hand(model, variables, target):
+def test_norm_shift_is_that_of_moments_taken_by_hand(model, norm_inputs, variables, target):
     """12 images in steps of 8: the last step is padded. The sums are over 8 devices."""
     found = norm_shift(model, CIFAR, variables, target, batchnorm="standard", batch_size=8)
-    seen = jax.jit(model.norm_inputs)(variables, pixels(target))
+    seen = norm_inputs(variables, pixels(target))
     assert next(iter(found.layers)) == "stem/norm"
     assert set(found.layers) == set(seen) == set(model.norm_paths())
     for path, x in seen.items():
@@ -174,16 +186,18 @@ def test_norm_shift_is_that_of_moments_taken_by_hand(model, variables, target):
     assert found.mean == pytest.approx(np.mean(list(found.layers.values())))
 
 
-def test_norm_shift_is_zero_where_the_averages_are_the_targets_own(model, variables, target):
+def test_norm_shift_is_zero_where_the_averages_are_the_targets_own(
+    model, norm_inputs, variables, target
+):
     """Layer after layer gets the moments that it sees; a dead channel then shifts nothing."""
     for path in sorted(model.norm_paths(), key=lambda path: (not path.startswith("stem"), path)):
-        x = jax.jit(model.norm_inputs)(variables, pixels(target))[path]
+        x = norm_inputs(variables, pixels(target))[path]
         statistics = trees.flatten(variables["batch_stats"]) | {
             f"{path}/mean": np.mean(x, (0, 1, 2)),
             f"{path}/var": np.var(x, (0, 1, 2)),
         }
         variables = variables | {"batch_stats": trees.unflatten(statistics)}
-    found = norm_shift(model, CIFAR, variables, target, batchnorm="standard")
+    found = norm_shift(model, CIFAR, variables, target, batchnorm="standard", batch_size=8)
     assert found.mean == pytest.approx(0, abs=1e-6)
 
 

@@ -120,15 +120,6 @@ def test_leep_of_a_certain_source_is_nce():
     assert leep(np.eye(6)[source], labels) == pytest.approx(nce(source, labels))
 
 
-def test_leep_is_at_least_nce_plus_the_sources_own_log_likelihood():
-    """Nguyen et al. 2020, property 2, with the source's labels drawn at random."""
-    rng = np.random.default_rng(0)
-    probabilities, labels = rng.dirichlet(np.ones(4), size=60), rng.integers(0, 3, 60)
-    source = probabilities.argmax(1)
-    own = np.log(probabilities[np.arange(60), source]).mean()
-    assert leep(probabilities, labels) >= nce(source, labels) + own
-
-
 def test_leep_takes_no_logits():
     with pytest.raises(ValueError, match="add up to 1"):
         leep(np.array([[2.0, -1.0], [0.5, 0.5]]), np.array([0, 1]))
