@@ -1,9 +1,7 @@
 """`jxfer advise`: measures weights on training images and says what to train."""
 
-import dataclasses
 import pathlib
 import time
-from typing import Annotated
 
 import tyro
 
