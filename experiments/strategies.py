@@ -210,7 +210,7 @@ def write_page(results: pathlib.Path) -> None:
                 "# Fine-tuning strategies, side by side",
                 "`python experiments/strategies.py TASK`. Test accuracy, % (95 % interval). "
                 "Intervals are of single comparisons, not corrected for their number.",
-                _markdown(_side_by_side(records)),
+                text.markdown(_side_by_side(records)),
                 *(part for record in records for part in _section(record)),
             ]
         )
@@ -282,13 +282,8 @@ def _section(record: dict[str, Any]) -> list[str]:
         f"{rates} at seed {tuning}; the table's seeds are {seeds}. "
         "Intervals are t-intervals over the seeds; those of differences pair the seeds; a dash "
         "where all differences are equal; an asterisk where the best rate is an end of the grid.",
-        _markdown(_table(record["arms"])),
+        text.markdown(_table(record["arms"])),
     ]
-
-
-def _markdown(table: list[tuple[str, ...]]) -> str:
-    header, *rows = ("| " + " | ".join(row) + " |" for row in table)
-    return "\n".join([header, "|" + "---|" * len(table[0]), *rows])
 
 
 if __name__ == "__main__":

@@ -108,10 +108,10 @@ def size(source: Source) -> Size:
             f"the training split has one class ({source.class_names[0]}): advice needs at least 2"
         )
     if counts.min() < FEWEST_PER_CLASS:
-        short = [name for name, n in zip(source.class_names, counts, strict=True) if n < 2]
+        fewest = int(counts.argmin())
         raise UserError(
-            f"class {short[0]} has {counts.min()} training image{'s' * (counts.min() != 1)}: "
-            f"advice needs at least {FEWEST_PER_CLASS} of each class"
+            f"class {source.class_names[fewest]} has {counts[fewest]} training images: advice "
+            f"needs at least {FEWEST_PER_CLASS} of each class"
         )
     return Size(len(counts), len(source), int(counts.min()), int(counts.max()))
 

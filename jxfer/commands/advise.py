@@ -103,7 +103,8 @@ def report(data: DataConfig, size: Size, measured: list[Measurements], advice: A
 
 
 def _depth_rows(measured: list[Measurements]) -> list[tuple[str, ...]]:
-    rows = [("weights", "stage", "features", "probe", "5 neighbours", "LogME", "norm shift")]
+    names = ("weights", "stage", "features", "probe", "5 neighbours", "LogME", "norm shift")
+    rows: list[tuple[str, ...]] = [names]
     for one in measured:
         for depth in one.depths:
             shift = one.norm_shift.get(depth.stage)

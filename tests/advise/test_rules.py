@@ -1,0 +1,140 @@
+"""The rules, on measurements made by hand."""
+
+import dataclasses
+
+import pytest
+
+from jxfer.advise import advice, rules
+from jxfer.advise.measure import Depth, Measurements, Size
+from jxfer.advise.mirror import Mirrors
+from jxfer.data.sources import DataConfig
+from jxfer.zoo.pretrained import ModelConfig, create_model
+
+FEW, MANY = Size(10, 100, 10, 10), Size(10, 800, 80, 80)
+MEASURED = Measurements(
+    weights="net",
+    images=100,
+    depths=(Depth("stem", 16, 0.4, 0.3, -0.2), Depth("stage1", 16, 0.6, 0.5, -0.1)),
+    h_score=1.0,
+    leep=-1.0,
+    nce=-1.0,
+    frechet=0.2,
+    proxy_a_distance=1.2,
+    norm_shift={"stem": 0.5, "stage1": 0.05},
+    known_classes={},
+    folded=False,
+    missing={},
+    mirrors=Mirrors(0.9, 0.9, 100),
+    image_seconds=0.01,
+    seconds=1.0,
+)
+
+
+def measured(**changes):
+    return dataclasses.replace(MEASURED, **changes)
+
+
+def test_size_is_a_number_of_images():
+    assert rules.verdict(FEW, MEASURED).small
+    assert not rules.verdict(MANY, MEASURED).small
+
+
+def test_likeness_is_the_distance_then_the_shift_then_the_names_then_unknown():
+    found = rules.verdict(FEW, MEASURED)
+    assert found.similar
+    assert found.decided_by == "proxy A-distance 1.20"
+    assert rules.verdict(FEW, measured(proxy_a_distance=1.9)).similar is False
+    near = measured(proxy_a_distance=None)
+    assert rules.verdict(FEW, near).similar
+    far = dataclasses.replace(near, norm_shift={"stem": 0.0, "stage1": 0.3})
+    found = rules.verdict(FEW, far)
+    assert found.similar is False
+    assert found.decided_by == "norm shift 0.30 in stage1"
+    folded = dataclasses.replace(near, norm_shift={}, folded=True)
+    assert rules.verdict(FEW, folded).similar is None
+    assert str(rules.verdict(FEW, folded)) == "small, of unknown likeness"
+    some, every = ({"ImageNet": tuple("abcdefghij")[:n]} for n in (9, 10))
+    assert rules.verdict(FEW, dataclasses.replace(folded, known_classes=some)).similar is None
+    assert rules.verdict(FEW, dataclasses.replace(folded, known_classes=every)).similar
+
+
+def test_what_nothing_tells_counts_as_different():
+    unknown = measured(proxy_a_distance=None, norm_shift={})
+    assert rules.verdict(MANY, unknown).cell == (False, False)
+
+
+def test_the_tables_are_those_that_were_published():
+    cells = [(small, similar) for small in (True, False) for similar in (True, False)]
+    assert [rules.CS231N[cell] for cell in cells] == ["linear_probe", "early_probe", "full", "full"]
+    assert [rules.FREEZE_TABLE[cell] for cell in cells] == [
+        "linear_probe",
+        "freeze_part",
+        "freeze_most",
+        "full",
+    ]
+
+
+def test_the_weights_with_the_best_probe_win_and_the_first_of_equals():
+    better = measured(weights="better", depths=(Depth("stem", 16, 0.7, 0.1, -0.9),))
+    again = measured(weights="again")
+    assert rules.choose([MEASURED, better]).weights == "better"
+    assert rules.choose([MEASURED, again]).weights == "net"
+
+
+def test_of_equal_stages_the_deeper_is_the_best():
+    depths = (Depth("stem", 16, 0.6, 0.3, -0.2), Depth("stage1", 16, 0.6, 0.5, -0.1))
+    assert measured(depths=depths).best.stage == "stage1"
+
+
+@pytest.fixture(scope="module")
+def pretrained():
+    return create_model(ModelConfig(weights="resnet20-cifar100"), tuple("abcdefghij"))
+
+
+@pytest.mark.parametrize(
+    ("reach", "strategy", "freeze_through", "through"),
+    [
+        ("linear_probe", "linear_probe", None, None),
+        ("early_probe", "linear_probe", None, "stage2"),
+        ("freeze_most", "partial", "stage2", None),
+        ("freeze_part", "partial", "stage1", None),
+        ("full", "full", None, None),
+        ("lp_ft", "lp_ft", None, None),
+    ],
+)
+def test_a_reach_becomes_a_config(pretrained, reach, strategy, freeze_through, through):
+    model = ModelConfig(weights="resnet20-cifar100")
+    found = advice.make_config(reach, DataConfig("digits"), model, pretrained, FEW, seed=3)
+    assert found.strategy.name == strategy
+    assert found.strategy.freeze_through == freeze_through
+    assert found.model.through == through
+    assert found.seed == 3
+    assert found.batch_size % 8 == 0  # of as many devices
+    assert found.epochs == {"linear_probe": 48, "lp_ft": 24}.get(strategy, 12)
+
+
+def test_more_images_take_fewer_epochs_and_more_steps(pretrained):
+    model = ModelConfig(weights="resnet20-cifar100")
+    few, many = (
+        advice.make_config("full", DataConfig("digits"), model, pretrained, size)
+        for size in (FEW, MANY)
+    )
+    assert (few.epochs, many.epochs) == (12, 4)
+    assert few.epochs * FEW.examples < many.epochs * MANY.examples
+
+
+def test_folded_norms_take_smaller_steps(pretrained):
+    folded = dataclasses.replace(
+        pretrained, card=dataclasses.replace(pretrained.card, batchnorm="folded")
+    )
+    model = ModelConfig(weights="resnet20-cifar100")
+    rates = [
+        advice.make_config("full", DataConfig("digits"), model, one, FEW).optimizer.lr
+        for one in (pretrained, folded)
+    ]
+    assert rates[1] < rates[0]
+
+
+def test_mirror_images_are_harmless_within_a_standard_error():
+    assert Mirrors(0.87, 0.9, 100).harmless
+    assert not Mirrors(0.86, 0.9, 100).harmless
