@@ -51,7 +51,7 @@ def main(
     """
     measured = ("sklearn, s", "jxfer, s", "sklearn / jxfer", "compilation, s")
     checks = ("worse: sklearn", "worse: jxfer", "not converged")
-    rows = [("probe", "examples", "classes", *measured, *checks)]
+    rows: list[tuple[str, ...]] = [("probe", "examples", "classes", *measured, *checks)]
     for kind in kinds:
         for size in sizes:
             for number in classes:
@@ -83,8 +83,8 @@ def _compare(
     theirs, ours = (statistics.median(seconds[side]) for side in ("sklearn", "jxfer"))
     ratio = np.array(
         [
-            _objective(kind, *fit, train, strength) / value - 1
-            for fit, strength, value in zip(
+            _objective(kind, kernel, bias, train, strength) / value - 1
+            for (kernel, bias), strength, value in zip(
                 results["sklearn"], path.strengths, path.objective, strict=True
             )
             if strength >= WELL_CONDITIONED
