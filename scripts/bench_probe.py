@@ -8,13 +8,15 @@ scikit-learn's side is `LogisticRegression` (lbfgs, warm_start) and `LinearSVC` 
 its own tolerance, on float32 and float64 features respectively, which is what they compute in.
 jxfer's compilation, once for all data of one shape, is apart. `worse` is the largest excess of a
 side's objective over the other's, relative, at strengths of at least 1e-4; scikit-learn's is
-evaluated in float64. The last column counts the strengths at which jxfer did not meet its tolerance.
+evaluated in float64. The last column counts the strengths at which jxfer did not meet its
+tolerance.
 """
 
 import statistics
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.special
@@ -47,19 +49,9 @@ def main(
       kinds: Which probes.
       max_iterations: scikit-learn's limit per strength; for LinearSVC as well.
     """
-    rows = [
-        (
-            *(
-                "probe",
-                "examples",
-                "classes",
-                "scikit-learn, s",
-                "jxfer, s",
-                "scikit-learn / jxfer",
-            ),
-            *("compilation, s", "worse: scikit-learn", "worse: jxfer", "not converged"),
-        )
-    ]
+    measured = ("sklearn, s", "jxfer, s", "sklearn / jxfer", "compilation, s")
+    checks = ("worse: sklearn", "worse: jxfer", "not converged")
+    rows: list[tuple[str, ...]] = [("probe", "examples", "classes", *measured, *checks)]
     for kind in kinds:
         for size in sizes:
             for number in classes:
@@ -74,7 +66,7 @@ def _compare(
 ) -> tuple[str, ...]:
     train, val = _data(size, classes)
     names = [str(label) for label in range(classes)]
-    sides: dict[str, Callable[[], object]] = {
+    sides: dict[str, Callable[[], Any]] = {
         "sklearn": lambda: _sklearn_path(kind, train, val, max_iterations),
         "jxfer": lambda: linear.fit(train, val, names, kind),
     }
@@ -82,17 +74,19 @@ def _compare(
     path = linear.fit(train, val, names, kind)
     first = time.perf_counter() - start
     seconds: dict[str, list[float]] = {side: [] for side in sides}
+    results: dict[str, Any] = {}
     for _ in range(repetitions):
         for side, run in sides.items():
             start = time.perf_counter()
-            run()
+            results[side] = run()
             seconds[side].append(time.perf_counter() - start)
     theirs, ours = (statistics.median(seconds[side]) for side in ("sklearn", "jxfer"))
-    fits = _sklearn_path(kind, train, val, max_iterations)
     ratio = np.array(
         [
-            _objective(kind, *fit, train, strength) / value - 1
-            for fit, strength, value in zip(fits, path.strengths, path.objective, strict=True)
+            _objective(kind, kernel, bias, train, strength) / value - 1
+            for (kernel, bias), strength, value in zip(
+                results["sklearn"], path.strengths, path.objective, strict=True
+            )
             if strength >= WELL_CONDITIONED
         ]
     )

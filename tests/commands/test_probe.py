@@ -98,7 +98,7 @@ def test_what_is_wrong_is_one_line(arguments, images, tmp_path, fails):
 
     one = tmp_path / "one"
     shutil.copytree(images / "train" / "ants", one / "ants")
-    assert "1 class (ants)" in fails(arguments("--data.source", f"folder:{one}"))
+    assert "holds only the class folder ants" in fails(arguments("--data.source", f"folder:{one}"))
 
     missing = tmp_path / "missing"
     shutil.copytree(images, missing)
