@@ -70,7 +70,7 @@ Policy = Callable[[Cell, Measured], str]
 
 def _table(name: str, by_eye: bool) -> Policy:
     def policy(cell: Cell, measured: Measured) -> str:
-        similar = cell.data in ALIKE[cell.weights] if by_eye else measured["similar"]
+        similar = cell.data in ALIKE[cell.weights] if by_eye else bool(measured["similar"])
         return STRATEGY[rules.TABLES[name][measured["small"], similar]]
 
     return policy
@@ -117,7 +117,7 @@ def _measure(cell: Cell, seed: int) -> Measured:
     return {
         "seed": seed,
         "small": advised.verdict.small,
-        "similar": bool(advised.verdict.similar),
+        "similar": advised.verdict.similar,
         "decided_by": advised.verdict.decided_by,
         "reach": advised.reach,
         "probe": [depth.probe for depth in found.depths],

@@ -37,7 +37,8 @@ class TableSays:
     """One published table, asked about the measured cell."""
 
     table: str
-    says: Reach
+    says: Reach | None
+    """None: it cannot be asked, since nothing tells likeness"""
     agrees: bool
 
 
@@ -92,7 +93,7 @@ def advise(
     chosen = rules.choose(found)
     model, pretrained = candidates[chosen.weights]
     verdict = rules.verdict(size, chosen)
-    reach = rules.reach(size, chosen)
+    reach = rules.reach(verdict)
 
     def config(reach: Reach) -> TrainConfig:
         flip = chosen.mirrors.harmless and reach not in ("linear_probe", "early_probe")
@@ -110,15 +111,15 @@ def advise(
         verdict=verdict,
         measured=chosen,
         tables=tuple(
-            TableSays(name, table[verdict.cell], table[verdict.cell] == reach)
-            for name, table in rules.TABLES.items()
+            TableSays(name, rules.says(name, verdict), rules.says(name, verdict) == reach)
+            for name in rules.TABLES
         ),
         cost=costs[reach],
         full_cost=costs["full"],
         seconds=costs[reach].flops / speed,
         full_seconds=costs["full"].flops / speed,
         warnings=_warnings(size, chosen),
-        would_change=_would_change(size, chosen, verdict, reach),
+        would_change=_would_change(size, verdict, reach),
     )
     return size, found, advice
 
@@ -184,26 +185,24 @@ def _warnings(size: Size, measured: Measurements) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _would_change(
-    size: Size, measured: Measurements, verdict: Verdict, reach: Reach
-) -> tuple[str, ...]:
+def _would_change(size: Size, verdict: Verdict, reach: Reach) -> tuple[str, ...]:
     """The same rules at the other side of each threshold."""
-    found = []
-    flipped_size = dataclasses.replace(verdict, small=not verdict.small)
-    flipped_likeness = dataclasses.replace(verdict, similar=not verdict.similar)
-    many = f"{'at least' if verdict.small else 'fewer than'} {rules.SMALL} training images"
-    for condition, other in (
-        (f"{many} (there are {size.examples})", flipped_size),
-        (
-            f"a source {'unlike' if verdict.similar else 'like'} these images "
-            f"({verdict.decided_by})",
-            flipped_likeness,
+    each = size.examples / size.classes
+    side = "at least" if verdict.few else "fewer than"
+    other = "different from" if verdict.similar else "similar to"
+    changes = {
+        f"{side} {rules.FEW} images of a class (there are {each:.3g})": dataclasses.replace(
+            verdict, few=not verdict.few
         ),
-    ):
-        instead = rules.MEASURED[other.cell]
-        if instead != reach:
-            found.append(f"{condition}: {instead}")
-    return tuple(found)
+        f"images {other} the source ({verdict.decided_by})": dataclasses.replace(
+            verdict, similar=not verdict.similar
+        ),
+    }
+    return tuple(
+        f"{condition}: {instead}"
+        for condition, changed in changes.items()
+        if (instead := rules.reach(changed)) != reach
+    )
 
 
 def to_dict(size: Size, found: list[Measurements], advice: Advice) -> dict[str, Any]:

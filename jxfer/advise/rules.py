@@ -12,7 +12,9 @@ from typing import Literal
 from jxfer.advise.measure import Measurements, Size
 
 SMALL = 500
-"""Training images below which a data set is small. Neither table gives a number."""
+"""Training images below which a table's data set is small. Neither table gives a number."""
+FEW = 30
+"""Training images of a class below which a new head is all that they can train."""
 SIMILAR_DISTANCE = 1.55
 """Proxy A-distance below which a data set is like the source."""
 SIMILAR_SHIFT = 0.2
@@ -39,13 +41,16 @@ FREEZE_TABLE: dict[tuple[bool, bool], Reach] = {
 """The table of tutorials: the more similar and the fewer, the more layers are frozen."""
 TABLES = {"CS231n": CS231N, "freeze table": FREEZE_TABLE}
 
-MEASURED: dict[tuple[bool, bool], Reach] = {
+MEASURED: dict[tuple[bool, bool | None], Reach] = {
     (True, True): "linear_probe",
     (False, True): "freeze_most",
     (True, False): "freeze_part",
     (False, False): "freeze_part",
+    (True, None): "freeze_most",
+    (False, None): "freeze_most",
 }
-"""What did best, or as well as any at less cost, on the tuning cells."""
+"""(few of a class, similar) -> what did best, or as well as any at less cost, on the tuning cells.
+Where nothing tells likeness: what was never far from the best there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +62,8 @@ class Verdict:
     """None: nothing tells"""
     decided_by: str
     """the figure behind `similar`"""
-
-    @property
-    def cell(self) -> tuple[bool, bool]:
-        """For a table. What nothing tells counts as different: more trains then."""
-        return self.small, bool(self.similar)
+    few: bool
+    """fewer than `FEW` images of a class, on average"""
 
     def __str__(self) -> str:
         size = "small" if self.small else "large"
@@ -75,20 +77,20 @@ def verdict(size: Size, measured: Measurements) -> Verdict:
     Similarity is the proxy A-distance where the card has source statistics, else the shift of the
     last stage's norms, else whether the source has all classes of the target by name.
     """
-    small = size.examples < SMALL
+    small, few = size.examples < SMALL, size.examples < FEW * size.classes
     if measured.proxy_a_distance is not None:
         distance = measured.proxy_a_distance
         similar = distance < SIMILAR_DISTANCE
-        return Verdict(small, similar, f"proxy A-distance {distance:.2f}")
+        return Verdict(small, similar, f"proxy A-distance {distance:.2f}", few)
     if measured.norm_shift:
         shift = measured.norm_shift[measured.last.stage]
-        return Verdict(
-            small, shift < SIMILAR_SHIFT, f"norm shift {shift:.2f} in {measured.last.stage}"
-        )
+        decided_by = f"norm shift {shift:.2f} in {measured.last.stage}"
+        return Verdict(small, shift < SIMILAR_SHIFT, decided_by, few)
     for source, names in measured.known_classes.items():
         if len(names) == size.classes:
-            return Verdict(small, True, f"{source} has all {len(names)} classes")
-    return Verdict(small, None, "no source statistics, no norm statistics, no shared class names")
+            return Verdict(small, True, f"{source} has all {len(names)} classes", few)
+    nothing = "no source statistics, no statistics of norms, no class names in common"
+    return Verdict(small, None, nothing, few)
 
 
 def choose(measurements: Sequence[Measurements]) -> Measurements:
@@ -99,6 +101,11 @@ def choose(measurements: Sequence[Measurements]) -> Measurements:
     return max(measurements, key=lambda measured: measured.best.probe)
 
 
-def reach(size: Size, measured: Measurements) -> Reach:
+def reach(verdict: Verdict) -> Reach:
     """How much to train."""
-    return MEASURED[verdict(size, measured).cell]
+    return MEASURED[verdict.few, verdict.similar]
+
+
+def says(table: str, verdict: Verdict) -> Reach | None:
+    """What a published table says; None where nothing tells likeness."""
+    return None if verdict.similar is None else TABLES[table][verdict.small, verdict.similar]

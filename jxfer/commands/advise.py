@@ -96,7 +96,8 @@ def report(data: DataConfig, size: Size, measured: list[Measurements], advice: A
     lines += [*reasons, "", text.table(_advice_rows(config, advice)), ""]
     for table in advice.tables:
         how = "agrees" if table.agrees else "is overridden"
-        lines.append(f"{table.table} says {table.says}: it {how}")
+        told = f"says {table.says}: it {how}" if table.says else "cannot be asked"
+        lines.append(f"{table.table} {told}")
     lines += [f"warning: {warning}" for warning in advice.warnings]
     lines += [f"would change with {change}" for change in advice.would_change]
     return "\n".join(lines)

@@ -58,9 +58,24 @@ def test_likeness_is_the_distance_then_the_shift_then_the_names_then_unknown():
     assert rules.verdict(FEW, dataclasses.replace(folded, known_classes=every)).similar
 
 
-def test_what_nothing_tells_counts_as_different():
-    unknown = measured(proxy_a_distance=None, norm_shift={})
-    assert rules.verdict(MANY, unknown).cell == (False, False)
+def test_where_nothing_tells_likeness_no_table_is_asked():
+    unknown = rules.verdict(MANY, measured(proxy_a_distance=None, norm_shift={}))
+    assert [rules.says(table, unknown) for table in rules.TABLES] == [None, None]
+    assert rules.reach(unknown) == "freeze_most"
+
+
+def test_the_more_alike_and_the_fewer_the_more_is_frozen():
+    far = measured(proxy_a_distance=1.9)
+    reaches = [
+        rules.reach(rules.verdict(size, one)) for one in (MEASURED, far) for size in (FEW, MANY)
+    ]
+    assert reaches == ["linear_probe", "freeze_most", "freeze_part", "freeze_part"]
+    # Small for a table, and not few of a class.
+    two = Size(2, 160, 80, 80)
+    found = rules.verdict(two, MEASURED)
+    assert (found.small, found.few) == (True, False)
+    assert rules.says("CS231n", found) == "linear_probe"
+    assert rules.reach(found) == "freeze_most"
 
 
 def test_the_tables_are_those_that_were_published():
