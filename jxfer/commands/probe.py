@@ -12,22 +12,27 @@ from jxfer.commands.features import STAGES, expand
 from jxfer.data import screen
 from jxfer.data.readers import Source
 from jxfer.data.sources import DataConfig
-from jxfer.probe import features, stages
+from jxfer.errors import UserError
+from jxfer.probe import feature_files, features, stages
 from jxfer.probe.linear import Path
 from jxfer.probe.neighbours import Neighbours
 from jxfer.probe.stages import ProbeConfig, Split, StageProbe
 from jxfer.train import run_folder
 from jxfer.zoo import store, weights
+from jxfer.zoo.weights import Weights
+
+NO_DATA = DataConfig("")
 
 
 def main(args: list[str]) -> int:
     """Runs `jxfer probe ARGS` and returns the exit code."""
 
     def run(
-        model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WEIGHTS")],
-        data: DataConfig,
+        model: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="WEIGHTS")] = None,
+        data: DataConfig = NO_DATA,
         probe: ProbeConfig = ProbeConfig(),
         outputs: tuple[str, ...] = (STAGES,),
+        features: tuple[pathlib.Path, ...] = (),
         batch_size: int = 128,
         out: pathlib.Path | None = None,
         zoo: str | None = None,
@@ -36,7 +41,7 @@ def main(args: list[str]) -> int:
         """Train a classifier on what each stage of a frozen network puts out.
 
         Validation picks the strength of the penalty, or the number of neighbours, at each stage;
-        then the test images are looked at once.
+        then the test images are looked at once. Takes WEIGHTS and --data.source, or --features.
 
         Args:
           model: A run folder, the name or folder of a zoo entry, timm/NAME, hf:OWNER/NAME,
@@ -45,47 +50,41 @@ def main(args: list[str]) -> int:
           probe: which classifier.
           outputs: Stages, such as stage2 or fc6, after their last ReLU, maps as their mean over
             positions; pooled, which is the last stage; logits; or stages, for every stage.
+          features: Instead of weights and data, folders that jxfer features wrote: of training
+            images, of validation images and, if there are any, of test images.
           batch_size: Images per step over all devices.
           out: A folder for probe.json, which holds the whole path of each stage.
           zoo: A folder of zoo entries that is searched first.
           json: Print one JSON object.
         """
-        found = weights.load(model, zoo=zoo)
-        card, network = found.card, store.build(found.card)
-        names = expand(outputs, network)
-        features.row_shapes(network, card.preprocessing, names)
-        splits = screen.load_splits(data)
+        if features:
+            read = _read(features, (model, data, outputs) == (None, NO_DATA, (STAGES,)))
+        elif model is None or data == NO_DATA:
+            raise UserError("give WEIGHTS and --data.source, or --features TRAIN VAL TEST")
+        else:
+            read = _extract(weights.load(model, zoo=zoo), data, outputs, batch_size)
         if out is not None:
             run_folder.make_folder(out, "--out")
-
-        def extract(source: Source) -> Split:
-            rows = features.extract(
-                network, card.preprocessing, found.variables, source, names, batch_size=batch_size
-            )
-            return Split(rows, source.labels)
-
-        sources = {"train": splits.train, "val": splits.val, "test": splits.test}
-        by_name = {name: source for name, source in sources.items() if source is not None}
-        extracted = {name: extract(source) for name, source in by_name.items()}
+        by_split = read.splits
         results = stages.probe(
             probe,
-            extracted["train"],
-            extracted["val"],
-            extracted.get("test"),
-            splits.train.class_names,
+            by_split["train"],
+            by_split["val"],
+            by_split.get("test"),
+            read.class_names,
         )
-        examples = {name: len(source) for name, source in by_name.items()}
+        examples = {name: len(split.labels) for name, split in by_split.items()}
         figures: dict[str, Any] = {
-            "model": found.where,
-            "data": data.source,
+            "model": read.model,
+            "data": read.data,
             "probe": dataclasses.asdict(probe),
-            "classes": list(splits.train.class_names),
+            "classes": list(read.class_names),
             "examples": examples,
             "stages": {
-                name: _figures(result, examples, extracted["train"].features[name].shape[1])
+                name: _figures(result, examples, by_split["train"].features[name].shape[1])
                 for name, result in results.items()
             },
-            "skipped_images": list(splits.skipped),
+            "skipped_images": list(read.skipped),
         }
         if out is not None:
             run_folder.write_json(out / "probe.json", figures)
@@ -93,11 +92,58 @@ def main(args: list[str]) -> int:
             print(text.to_json(figures))
             return 0
         counts = ", ".join(f"{count:,} {name}" for name, count in examples.items())
-        print(f"{card.name} on {data.source}: {counts} images")
+        print(f"{read.name} on {read.data}: {counts} images")
         print(text.table(_rows(figures["stages"], probe)))
         return 0
 
     return tyro.cli(run, prog="jxfer probe", args=args, config=(tyro.conf.FlagCreatePairsOff,))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """Features of all splits, and what they are of."""
+
+    splits: dict[str, Split]
+    class_names: tuple[str, ...]
+    model: str
+    name: str
+    data: str
+    skipped: tuple[str, ...] = ()
+
+
+def _extract(found: Weights, data: DataConfig, outputs: tuple[str, ...], batch_size: int) -> _Read:
+    """Runs the network over every split, where it is given weights and images."""
+    card, network = found.card, store.build(found.card)
+    names = expand(outputs, network)
+    features.row_shapes(network, card.preprocessing, names)
+    opened = screen.load_splits(data)
+
+    def extract(source: Source) -> Split:
+        rows = features.extract(
+            network, card.preprocessing, found.variables, source, names, batch_size=batch_size
+        )
+        return Split(rows, source.labels)
+
+    sources = {"train": opened.train, "val": opened.val, "test": opened.test}
+    splits = {name: extract(source) for name, source in sources.items() if source is not None}
+    classes = opened.train.class_names
+    return _Read(splits, classes, found.where, card.name, data.source, opened.skipped)
+
+
+def _read(folders: tuple[pathlib.Path, ...], alone: bool) -> _Read:
+    """Opens the folders of the splits."""
+    if not alone:
+        raise UserError("--features stands for WEIGHTS, --data and --outputs; leave them out")
+    if len(folders) not in (2, 3):
+        raise UserError(
+            "--features takes two or three folders, of training, validation and test images, not "
+            f"{len(folders)}"
+        )
+    found = feature_files.load_splits(folders)
+    names = ("train", "val", "test")
+    splits = {name: Split(one.arrays, one.labels) for name, one in zip(names, found, strict=False)}
+    first, model = found[0], found[0].key["weights"]["name"]
+    return _Read(splits, first.class_names, model, model, first.key["data"]["source"])
 
 
 def _figures(result: StageProbe, examples: dict[str, int], width: int) -> dict[str, Any]:

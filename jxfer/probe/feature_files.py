@@ -135,5 +135,30 @@ def load(folder: pathlib.Path) -> Features:
     return Features(arrays, labels, ids, manifest.class_names, manifest.key)
 
 
+def load_splits(folders: Sequence[pathlib.Path]) -> list[Features]:
+    """Opens the features of several splits, which one network must have put out.
+
+    Raises:
+      UserError: as `load`; a folder is of another network, of other classes or of the same images
+        as the first, or holds maps.
+    """
+    found = [load(folder) for folder in folders]
+    first, key = folders[0], found[0].key
+    if key["form"] == "spatial":
+        raise UserError(f"{first} holds maps; a probe takes vectors: --form pooled or flat")
+    for folder, other in zip(folders[1:], found[1:], strict=True):
+        parts = ("weights", "network", "preprocessing", "outputs", "form")
+        if differing := [part for part in parts if key[part] != other.key[part]]:
+            raise UserError(
+                f"{folder} holds features of another network than {first}: its "
+                f"{' and '.join(differing)} differ"
+            )
+        if found[0].class_names != other.class_names:
+            raise UserError(f"{folder} holds other classes than {first}")
+        if key["data"]["images_sha256"] == other.key["data"]["images_sha256"]:
+            raise UserError(f"{folder} holds the same images as {first}")
+    return found
+
+
 def _damaged(path: pathlib.Path) -> UserError:
     return UserError(f"{path} is damaged or missing; write the features again, to a new folder")

@@ -124,3 +124,49 @@ def test_weights_that_are_not_finite_are_one_line(images, tmp_path, fails):
     store.save(folder, Card("broken", "resnet20", (), CIFAR, through="stage1"), variables)
     line = fails(["probe", str(folder), "--data.source", f"folder:{images}"])
     assert "not finite" in line
+
+
+def test_features_that_were_written_give_the_same_probe(
+    arguments, backbone, images, tmp_path, capsys
+):
+    folders = []
+    for split in ("train", "val", "test"):
+        folders.append(str(tmp_path / split))
+        source = ("--data.source", f"folder:{images}", "--split", split, "--batch-size", "16")
+        assert main(["features", str(backbone), "--out", folders[-1], *source]) == 0
+    capsys.readouterr()
+    knn = ("--probe.kind", "knn", "--json")
+    assert main(arguments("--outputs", "pooled", *knn)) == 0
+    direct = json.loads(capsys.readouterr().out)
+    assert main(["probe", "--features", *folders, *knn]) == 0
+    assert json.loads(capsys.readouterr().out)["stages"] == direct["stages"]
+    assert main(["probe", "--features", *folders[:2], *knn]) == 0
+    assert json.loads(capsys.readouterr().out)["stages"]["pooled"]["test"] is None
+
+
+def test_features_that_do_not_belong_together_are_one_line(
+    backbone, images, tmp_path, fails, capsys
+):
+    other = tmp_path / "zoo" / "other"
+    model = registry.create("resnet20", None, through="stage1")
+    store.save(other, Card("other", "resnet20", (), CIFAR, through="stage1"), model.init(1))
+    for name, weights, split, form in (
+        ("train", backbone, "train", "pooled"),
+        ("val", other, "val", "pooled"),
+        ("maps", backbone, "val", "spatial"),
+    ):
+        source = ("--data.source", f"folder:{images}", "--split", split, "--form", form)
+        more = ("--outputs", "stage1", "--batch-size", "16")
+        assert main(["features", str(weights), "--out", str(tmp_path / name), *source, *more]) == 0
+    train, val, maps = (str(tmp_path / name) for name in ("train", "val", "maps"))
+    probe = ["probe", "--features"]
+    assert f"{val} holds features of another network than {train}" in fails([*probe, train, val])
+    assert "its weights differ" in fails([*probe, train, val])
+    assert "form" in fails([*probe, train, maps])
+    assert "holds maps" in fails([*probe, maps, train])
+    assert "holds the same images" in fails([*probe, train, train])
+    assert "two or three folders" in fails([*probe, train])
+    assert "holds no features" in fails([*probe, train, str(images)])
+    assert "leave them out" in fails(["probe", str(backbone), "--features", train, val])
+    assert "give WEIGHTS and --data.source" in fails(["probe", str(backbone)])
+    assert "give WEIGHTS and --data.source" in fails(["probe"])
