@@ -22,12 +22,19 @@ from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo.pretrained import ModelConfig, Pretrained
 
+MOST_SHARE = 0.05
+"""Of the work of full fine-tuning that the measurements may take."""
+ALWAYS_FLOPS = 1.2e12
+"""Work that they may take in any case: half a minute of two CPU cores."""
+_PASSES = 2.2
+"""Over the images looked at: features, norms, and some of them mirrored."""
+_BATCH_SIZES = ((2000, 32), (80, 20), (0, 10))
+"""(training images from which on, examples per step)."""
 _RATE = 0.1
 _FOLDED_RATES: dict[Reach, float] = {
     "freeze_most": 0.03,
     "freeze_part": 0.03,
     "full": 0.01,
-    "lp_ft": 0.01,
 }
 """Folded norms do not normalise what a step does to their layer, so smaller steps are safe."""
 
@@ -72,7 +79,8 @@ def advise(
 ) -> tuple[Size, list[Measurements], Advice]:
     """Measures every candidate on the training split and recommends one way to train one of them.
 
-    Neither the validation nor the test split is read.
+    Neither the validation nor the test split is read. So many images are looked at that this takes
+    at most `MOST_SHARE` of the work of full fine-tuning, or `ALWAYS_FLOPS` where that is more.
 
     Args:
       data: of the run.
@@ -85,28 +93,33 @@ def advise(
       UserError: as `measure.size`, `measure.measure` and `plans.make_plans`.
     """
     size = measure.size(splits.train)
-    sample = measure.sample(splits.train, seed)
-    found = [
-        measure.measure(name, pretrained, sample, seed)
-        for name, (_, pretrained) in candidates.items()
-    ]
-    chosen = rules.choose(found)
-    model, pretrained = candidates[chosen.weights]
-    verdict = rules.verdict(size, chosen)
-    reach = rules.reach(verdict)
 
-    def config(reach: Reach) -> TrainConfig:
-        flip = chosen.mirrors.harmless and reach not in ("linear_probe", "early_probe")
+    def config(name: str, reach: Reach, flip: bool = False) -> TrainConfig:
+        model, pretrained = candidates[name]
+        flip = flip and reach != "linear_probe"  # whose features are computed once
         return make_config(reach, data, model, pretrained, size, flip=flip, zoo=zoo, seed=seed)
 
-    def work(reach: Reach) -> Cost:
-        planned = config(reach)
+    def work(planned: TrainConfig) -> Cost:
         return cost(planned, plans.load(planned, splits.train.class_names), splits)
 
-    costs = {name: work(name) for name in {reach, "full"}}
-    speed = forward_flops(pretrained) / chosen.image_seconds
+    forward, full = {}, {}
+    for name, (_, pretrained) in candidates.items():
+        forward[name] = forward_flops(pretrained)
+        full[name] = work(config(name, "full"))
+
+    found = []
+    for name, (_, pretrained) in candidates.items():
+        most = images_to_measure(full[name].flops, forward[name], len(candidates))
+        sample = measure.sample(splits.train, seed, most)
+        found.append(measure.measure(name, pretrained, sample, seed))
+    chosen = rules.choose(found)
+    verdict = rules.verdict(size, chosen)
+    reach = rules.reach(verdict)
+    planned = config(chosen.weights, reach, chosen.mirrors.harmless)
+    spent = full[chosen.weights] if reach == "full" else work(planned)
+    speed = forward[chosen.weights] / chosen.image_seconds
     advice = Advice(
-        config=config(reach),
+        config=planned,
         reach=reach,
         verdict=verdict,
         measured=chosen,
@@ -114,14 +127,25 @@ def advise(
             TableSays(name, rules.says(name, verdict), rules.says(name, verdict) == reach)
             for name in rules.TABLES
         ),
-        cost=costs[reach],
-        full_cost=costs["full"],
-        seconds=costs[reach].flops / speed,
-        full_seconds=costs["full"].flops / speed,
+        cost=spent,
+        full_cost=full[chosen.weights],
+        seconds=spent.flops / speed,
+        full_seconds=full[chosen.weights].flops / speed,
         warnings=_warnings(size, chosen),
         would_change=_would_change(size, verdict, reach),
     )
     return size, found, advice
+
+
+def images_to_measure(full_flops: float, forward_flops: float, candidates: int) -> int:
+    """How many images may be looked at through each of the candidates.
+
+    Args:
+      full_flops: of fine-tuning all of this one.
+      forward_flops: of one image through it.
+    """
+    budget = max(MOST_SHARE * full_flops, ALWAYS_FLOPS) / candidates
+    return min(int(budget / (_PASSES * forward_flops)), measure.MOST_IMAGES)
 
 
 def make_config(
@@ -144,25 +168,23 @@ def make_config(
     frozen = {"freeze_most": stages[-2], "freeze_part": stages[min(1, len(stages) - 2)]}
     epochs = float(min(max(round(12 * math.sqrt(100 / size.examples)), 3), 30))
     devices = jax.device_count()
-    batch_size = -(-(32 if size.examples >= 2000 else 20 if size.examples >= 80 else 10) // devices)
+    batch_size = next(batch for least, batch in _BATCH_SIZES if size.examples >= least)
     strategy = StrategyConfig()
     if reach in frozen:
         strategy = StrategyConfig("partial", frozen[reach])
-    elif reach == "lp_ft":
-        strategy = StrategyConfig("lp_ft", phase_epochs=epochs)
-    elif reach != "full":
+    elif reach == "linear_probe":
         strategy = StrategyConfig("linear_probe")
+        epochs *= 4
     lr = _FOLDED_RATES.get(reach, _RATE) if pretrained.folded else _RATE
-    factor = {"linear_probe": 4, "early_probe": 4, "lp_ft": 2}.get(reach, 1)
     return TrainConfig(
         data=data,
-        model=dataclasses.replace(model, through=stages[-2]) if reach == "early_probe" else model,
+        model=model,
         strategy=strategy,
         optimizer=OptimizerConfig(lr=lr),
         augment=AugmentConfig(flip=flip),
-        epochs=factor * epochs,
-        batch_size=batch_size * devices,
-        eval_every=factor * epochs / 4,
+        epochs=epochs,
+        batch_size=-(-batch_size // devices) * devices,
+        eval_every=epochs / 4,
         seed=seed,
         zoo=zoo,
     )

@@ -20,9 +20,9 @@ SIMILAR_DISTANCE = 1.55
 SIMILAR_SHIFT = 0.2
 """Where there is no such distance: shift of the last stage's norms below which it is."""
 
-Reach = Literal["linear_probe", "early_probe", "freeze_most", "freeze_part", "full", "lp_ft"]
+Reach = Literal["linear_probe", "early_probe", "freeze_most", "freeze_part", "full"]
 """How much trains. freeze_most freezes through the last stage but one, freeze_part through the
-first after the stem; early_probe classifies the last stage but one."""
+first after the stem; early_probe, which only a table asks for, classifies an earlier stage."""
 
 # (small, similar) -> what the table says.
 CS231N: dict[tuple[bool, bool], Reach] = {
