@@ -114,7 +114,7 @@ def advise(
         found.append(measure.measure(name, pretrained, sample, seed))
     chosen = rules.choose(found)
     verdict = rules.verdict(size, chosen)
-    reach = rules.reach(verdict)
+    reach = rules.reach(verdict, chosen.folded)
     planned = config(chosen.weights, reach, chosen.mirrors.harmless)
     spent = full[chosen.weights] if reach == "full" else work(planned)
     speed = forward[chosen.weights] / chosen.image_seconds
@@ -132,7 +132,7 @@ def advise(
         seconds=spent.flops / speed,
         full_seconds=full[chosen.weights].flops / speed,
         warnings=_warnings(size, chosen),
-        would_change=_would_change(size, verdict, reach),
+        would_change=_would_change(size, verdict, chosen.folded),
     )
     return size, found, advice
 
@@ -207,7 +207,7 @@ def _warnings(size: Size, measured: Measurements) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _would_change(size: Size, verdict: Verdict, reach: Reach) -> tuple[str, ...]:
+def _would_change(size: Size, verdict: Verdict, folded: bool) -> tuple[str, ...]:
     """The same rules at the other side of each threshold."""
     each = size.examples / size.classes
     side = "at least" if verdict.few else "fewer than"
@@ -223,7 +223,7 @@ def _would_change(size: Size, verdict: Verdict, reach: Reach) -> tuple[str, ...]
     return tuple(
         f"{condition}: {instead}"
         for condition, changed in changes.items()
-        if (instead := rules.reach(changed)) != reach
+        if (instead := rules.reach(changed, folded)) != rules.reach(verdict, folded)
     )
 
 

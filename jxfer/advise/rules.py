@@ -101,8 +101,15 @@ def choose(measurements: Sequence[Measurements]) -> Measurements:
     return max(measurements, key=lambda measured: measured.best.probe)
 
 
-def reach(verdict: Verdict) -> Reach:
-    """How much to train."""
+def reach(verdict: Verdict, folded: bool) -> Reach:
+    """How much to train.
+
+    Args:
+      folded: the norms of the weights are folded into the convolutions. They cannot follow the new
+        images then, and on the tuning cells the less trained the better.
+    """
+    if folded:
+        return "linear_probe" if verdict.similar else "freeze_most"
     return MEASURED[verdict.few, verdict.similar]
 
 

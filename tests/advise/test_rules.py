@@ -61,13 +61,15 @@ def test_likeness_is_the_distance_then_the_shift_then_the_names_then_unknown():
 def test_where_nothing_tells_likeness_no_table_is_asked():
     unknown = rules.verdict(MANY, measured(proxy_a_distance=None, norm_shift={}))
     assert [rules.says(table, unknown) for table in rules.TABLES] == [None, None]
-    assert rules.reach(unknown) == "freeze_most"
+    assert rules.reach(unknown, folded=False) == "freeze_most"
 
 
 def test_the_more_alike_and_the_fewer_the_more_is_frozen():
     far = measured(proxy_a_distance=1.9)
     reaches = [
-        rules.reach(rules.verdict(size, one)) for one in (MEASURED, far) for size in (FEW, MANY)
+        rules.reach(rules.verdict(size, one), folded=False)
+        for one in (MEASURED, far)
+        for size in (FEW, MANY)
     ]
     assert reaches == ["linear_probe", "freeze_most", "freeze_part", "freeze_part"]
     # Small for a table, and not few of a class.
@@ -75,7 +77,13 @@ def test_the_more_alike_and_the_fewer_the_more_is_frozen():
     found = rules.verdict(two, MEASURED)
     assert (found.small, found.few) == (True, False)
     assert rules.says("CS231n", found) == "linear_probe"
-    assert rules.reach(found) == "freeze_most"
+    assert rules.reach(found, folded=False) == "freeze_most"
+
+
+def test_with_folded_norms_little_trains():
+    alike, far = (rules.verdict(MANY, measured(proxy_a_distance=d)) for d in (1.2, 1.9))
+    assert rules.reach(alike, folded=True) == "linear_probe"
+    assert rules.reach(far, folded=True) == "freeze_most"
 
 
 def test_the_tables_are_those_that_were_published():
