@@ -18,9 +18,9 @@ they were trained on; ants and bees are classes of ImageNet, though.
 
 The protocol is fixed beforehand. Learning rates do not depend on the data: for the ResNet-20s 0.1,
 which in `strategies.md` was best, or within 1.6 points of it, by validation on digits, for each of
-these strategies; for the ResNet-18 those of its section there. The backbone learns at a tenth.
-Probes, whose features are computed once, take four times the epochs; LP-FT its probe in addition to
-the epochs of `full`.
+these strategies but `early_probe`, which is not there; for the ResNet-18 those of its section. The
+backbone learns at a tenth. Probes, whose features are computed once, take four times the epochs;
+LP-FT its probe in addition to the epochs of `full`.
 
 Commands, from the repository's root, with the folders mnist, usps (`train` and `test`), cifar10
 (`test`) and hymenoptera_data (`train` and `val`) of class folders in IMAGES, and the ResNet-18 as

@@ -31,12 +31,12 @@ _PASSES = 2.2
 _BATCH_SIZES = ((2000, 32), (80, 20), (0, 10))
 """(training images from which on, examples per step)."""
 _RATE = 0.1
-_FOLDED_RATES: dict[Reach, float] = {
+_RATES_WITHOUT_NORMS: dict[Reach, float] = {
     "freeze_most": 0.03,
     "freeze_part": 0.03,
     "full": 0.01,
 }
-"""Folded norms do not normalise what a step does to their layer, so smaller steps are safe."""
+"""Where norms are folded, or there are none, nothing normalises what a step does to a layer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +62,10 @@ class Advice:
     cost: Cost
     full_cost: Cost
     """of fine-tuning everything, for as many epochs"""
-    seconds: float
-    """estimate for the training steps: their work at the speed of the measured forward pass"""
-    full_seconds: float
+    seconds: float | None
+    """estimate for the training steps: their work at the speed of the measured forward pass; None
+    where that was too short to tell"""
+    full_seconds: float | None
     warnings: tuple[str, ...]
     would_change: tuple[str, ...]
 
@@ -107,17 +108,21 @@ def advise(
         forward[name] = forward_flops(pretrained)
         full[name] = work(config(name, "full"))
 
-    found = []
-    for name, (_, pretrained) in candidates.items():
-        most = images_to_measure(full[name].flops, forward[name], len(candidates))
-        sample = measure.sample(splits.train, seed, most)
-        found.append(measure.measure(name, pretrained, sample, seed))
+    # The same images for all: with more of them, a probe would be better for that alone.
+    most = min(
+        images_to_measure(full[name].flops, forward[name], len(candidates)) for name in candidates
+    )
+    sample = measure.sample(splits.train, seed, most)
+    found = [
+        measure.measure(name, pretrained, sample, seed)
+        for name, (_, pretrained) in candidates.items()
+    ]
     chosen = rules.choose(found)
     verdict = rules.verdict(size, chosen)
     reach = rules.reach(verdict, chosen.folded)
     planned = config(chosen.weights, reach, chosen.mirrors.harmless)
     spent = full[chosen.weights] if reach == "full" else work(planned)
-    speed = forward[chosen.weights] / chosen.image_seconds
+    pace = chosen.image_seconds and chosen.image_seconds / forward[chosen.weights]
     advice = Advice(
         config=planned,
         reach=reach,
@@ -129,8 +134,8 @@ def advise(
         ),
         cost=spent,
         full_cost=full[chosen.weights],
-        seconds=spent.flops / speed,
-        full_seconds=full[chosen.weights].flops / speed,
+        seconds=pace and spent.flops * pace,
+        full_seconds=pace and full[chosen.weights].flops * pace,
         warnings=_warnings(size, chosen),
         would_change=_would_change(size, verdict, chosen.folded),
     )
@@ -159,7 +164,7 @@ def make_config(
     zoo: str | None = None,
     seed: int = 0,
 ) -> TrainConfig:
-    """The run that goes with a reach. Rates and epochs are those of `experiments/advisor_grid.py`.
+    """The run that goes with a reach, as `experiments/advisor_grid.py` has it, or near that.
 
     Fine-tuning takes 12 epochs of 100 images; with more images fewer epochs and more steps, both by
     the square root. A probe, whose features are computed once, takes four times the epochs.
@@ -175,7 +180,8 @@ def make_config(
     elif reach == "linear_probe":
         strategy = StrategyConfig("linear_probe")
         epochs *= 4
-    lr = _FOLDED_RATES.get(reach, _RATE) if pretrained.folded else _RATE
+    normless = pretrained.folded or not pretrained.model.norm_paths()
+    lr = _RATES_WITHOUT_NORMS.get(reach, _RATE) if normless else _RATE
     return TrainConfig(
         data=data,
         model=model,

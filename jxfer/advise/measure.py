@@ -76,8 +76,9 @@ class Measurements:
     missing: dict[str, str]
     """why a figure is None or empty"""
     mirrors: Mirrors
-    image_seconds: float
-    """of a forward pass that is compiled, per image, decoding included"""
+    image_seconds: float | None
+    """of a compiled forward pass, per image, decoding included; None on fewer images than a batch,
+    which start-up costs would dominate"""
     seconds: float
     """that all of this took"""
 
@@ -117,7 +118,7 @@ def size(source: Source) -> Size:
 
 
 def sample(source: Source, seed: int, most: int = MOST_IMAGES) -> Source:
-    """At most `most` examples, and as many of each class as of any other that has so many."""
+    """At most `most` examples, but 2 of each class; as many of each as of any that has so many."""
     counts = np.bincount(source.labels)
     share = most // len(counts)
     if counts.max() <= share or len(source) <= most:
@@ -155,10 +156,12 @@ def measure(
         _depth(stage, rows, probes[stage], source, seed) for stage, rows in stages.items()
     )
     last = stages[model.stages[-1]]
-    reflected = mirror.MirroredSource(source)
+    reflected = mirror.MirroredSource(sample(source, seed, mirror.MOST_IMAGES))
     before = time.perf_counter()
     mirrored = extract(reflected)[model.stages[-1]]
-    image_seconds = (time.perf_counter() - before) / len(reflected)
+    image_seconds = None
+    if len(reflected) >= batch_size:
+        image_seconds = (time.perf_counter() - before) / len(reflected)
     missing: dict[str, str] = {}
     leep, nce = _from_source_head(pretrained, last, labels, missing)
     frechet, distance = _from_statistics(pretrained, last, seed, missing)

@@ -13,24 +13,25 @@ from jxfer.data.transforms import decode
 from jxfer.probe.linear import LinearProbe
 
 MOST_IMAGES = 200
+FEWEST_IMAGES = 50
 
 
 class MirroredSource(Source):
-    """The first images of a source, mirrored left to right; labels and names stay."""
+    """The images of a source, mirrored left to right; labels and names stay."""
 
-    def __init__(self, source: Source, most: int = MOST_IMAGES) -> None:
-        self._source, self._length = source, min(len(source), most)
+    def __init__(self, source: Source) -> None:
+        self._source = source
         self.class_names = source.class_names
 
     @property
     def labels(self) -> np.ndarray:
-        return self._source.labels[: self._length]
+        return self._source.labels
 
     def name(self, index: int) -> str:
         return self._source.name(index)
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._source)
 
     def __getitem__(self, index: int) -> Example:
         example = self._source[index]
@@ -54,8 +55,11 @@ class Mirrors:
     def harmless(self) -> bool:
         """Whether mirror images are recognised as well as images that the probe has not seen.
 
-        Within one standard error. A digit's mirror image is mostly no digit, and fails by far.
+        Within one standard error, and not on fewer than `FEWEST_IMAGES`. A digit's mirror image is
+        mostly no digit, and fails by far.
         """
+        if self.images < FEWEST_IMAGES:
+            return False
         error = (self.unseen * (1 - self.unseen) / self.images) ** 0.5
         return self.accuracy >= self.unseen - error
 

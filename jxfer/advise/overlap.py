@@ -31,8 +31,10 @@ def known_classes(card: Card, class_names: Sequence[str]) -> dict[str, tuple[str
 
 
 def is_imagenet(dataset: str, class_names: Sequence[str] = ()) -> bool:
-    """Whether a data set is ImageNet-1k, by its name or its classes."""
-    return "imagenet" in dataset.lower() or tuple(class_names) == imagenet.class_names()
+    """Whether a data set is ImageNet-1k or holds it, by its name or its classes."""
+    words = set(re.findall(r"[a-z0-9]+", dataset.lower()))
+    named = words & {"imagenet", "imagenet1k", "imagenet2012", "ilsvrc", "ilsvrc2012"}
+    return (bool(named) and "tiny" not in words) or tuple(class_names) == imagenet.class_names()
 
 
 def _sources(card: Card) -> dict[str, Sequence[str]]:

@@ -17,7 +17,7 @@ FEW = 30
 """Training images of a class below which a new head is all that they can train."""
 SIMILAR_DISTANCE = 1.55
 """Proxy A-distance below which a data set is like the source."""
-SIMILAR_SHIFT = 0.2
+SIMILAR_SHIFT = 0.08
 """Where there is no such distance: shift of the last stage's norms below which it is."""
 
 Reach = Literal["linear_probe", "early_probe", "freeze_most", "freeze_part", "full"]
@@ -61,7 +61,7 @@ class Verdict:
     similar: bool | None
     """None: nothing tells"""
     decided_by: str
-    """the figure behind `similar`"""
+    """the figure behind `similar`, and the threshold that it was held against"""
     few: bool
     """fewer than `FEW` images of a class, on average"""
 
@@ -81,10 +81,12 @@ def verdict(size: Size, measured: Measurements) -> Verdict:
     if measured.proxy_a_distance is not None:
         distance = measured.proxy_a_distance
         similar = distance < SIMILAR_DISTANCE
-        return Verdict(small, similar, f"proxy A-distance {distance:.2f}", few)
+        return Verdict(
+            small, similar, f"proxy A-distance {distance:.2f}, limit {SIMILAR_DISTANCE}", few
+        )
     if measured.norm_shift:
         shift = measured.norm_shift[measured.last.stage]
-        decided_by = f"norm shift {shift:.2f} in {measured.last.stage}"
+        decided_by = f"norm shift {shift:.2f} in {measured.last.stage}, limit {SIMILAR_SHIFT}"
         return Verdict(small, shift < SIMILAR_SHIFT, decided_by, few)
     for source, names in measured.known_classes.items():
         if len(names) == size.classes:

@@ -7,6 +7,7 @@ import tyro
 
 from jxfer import text
 from jxfer.advise import advice as advices
+from jxfer.advise import rules
 from jxfer.advise.advice import Advice
 from jxfer.advise.measure import Measurements, Size
 from jxfer.data import screen
@@ -31,8 +32,8 @@ def main(args: list[str]) -> int:
     ) -> int:
         """Measure weights on training images, and recommend what to train, from where and how.
 
-        Nothing of the backbone is trained. Only the training split is read. The advice is a config:
-        jxfer train --run RUN --from-advice OUT/advice.json runs it.
+        Nothing of the backbone is trained. Only training images are measured. The advice is a
+        config: jxfer train --run RUN --from-advice OUT/advice.json runs it.
 
         Args:
           data: which images.
@@ -85,8 +86,9 @@ def report(data: DataConfig, size: Size, measured: list[Measurements], advice: A
     each = f"{smallest}" if smallest == largest else f"{smallest} to {largest}"
     chosen, config = advice.measured, advice.config
     lines = [
-        f"{data.source}: {size.examples} training images, {size.classes} classes of {each}; "
-        f"for {chosen.weights} {advice.verdict} ({advice.verdict.decided_by})",
+        f"{data.source}: {size.examples} training images, {size.classes} classes of {each}: "
+        f"{'few' if advice.verdict.few else 'many'} of a class, limit {rules.FEW}",
+        f"for {chosen.weights}: {advice.verdict} ({advice.verdict.decided_by})",
         "",
         text.table(_depth_rows(measured)),
         "",
@@ -150,6 +152,9 @@ def _advice_rows(config: TrainConfig, advice: Advice) -> list[tuple[str, ...]]:
     rates = f"{optimizer.lr:g} for the head"
     if strategy.name != "linear_probe":
         rates += f", {backbone:g} for the backbone"
+    time = ""
+    if advice.seconds is not None and advice.full_seconds is not None:
+        time = f"; about {advice.seconds:.0f} s here, against {advice.full_seconds:.0f}"
     mirrors = advice.measured.mirrors
     flips = f"mirrored images {mirrors.accuracy:.1%}, unseen ones {mirrors.unseen:.1%}"
     return [
@@ -162,9 +167,8 @@ def _advice_rows(config: TrainConfig, advice: Advice) -> list[tuple[str, ...]]:
         ("augmentation", f"{'flips' if config.augment.flip else 'none'} ({flips})"),
         ("trains", f"{advice.cost.trainable:,} of {advice.full_cost.trainable:,} parameters"),
         (
-            "costs",
-            f"{advice.cost.flops / 1e12:.3g} TFLOP, {share:.0%} of full fine-tuning; about "
-            f"{advice.seconds:.0f} s here, against {advice.full_seconds:.0f}",
+            "training steps",
+            f"{advice.cost.flops / 1e12:.3g} TFLOP, {share:.0%} of those of full fine-tuning{time}",
         ),
     ]
 

@@ -17,8 +17,8 @@ from jxfer.train.config import TrainConfig
 
 def main(args: list[str]) -> int:
     """Runs `jxfer train ARGS` and returns the exit code."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--from-advice", type=pathlib.Path)
+    early = argparse.ArgumentParser("jxfer train", add_help=False, allow_abbrev=False)
+    early.add_argument("--from-advice", "--from_advice", type=pathlib.Path)
     advice = early.parse_known_args(args)[0].from_advice
     start = TrainConfig(DataConfig(tyro.MISSING)) if advice is None else read_advice(advice)
 

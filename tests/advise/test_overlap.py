@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from jxfer.advise.overlap import known_classes
+from jxfer.advise.overlap import is_imagenet, known_classes
 from jxfer.data.transforms import Preprocessing
 from jxfer.zoo import imagenet
 from jxfer.zoo.card import Ancestor, Card
@@ -43,6 +43,22 @@ def test_so_does_what_descends_from_them():
         "animals": ("bee",),
         "ImageNet": ("ants", "bee"),
     }
+
+
+@pytest.mark.parametrize(
+    ("dataset", "yes"),
+    [
+        ("ImageNet", True),
+        ("ImageNet-1k", True),
+        ("tfds:imagenet2012", True),
+        ("ILSVRC-2012", True),
+        ("tiny-imagenet-200", False),
+        ("imagenette", False),
+        ("", False),
+    ],
+)
+def test_imagenet_is_known_by_its_names(dataset, yes):
+    assert is_imagenet(dataset) == yes
 
 
 def test_names_of_imagenet_follow_the_ids():

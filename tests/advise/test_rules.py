@@ -42,14 +42,14 @@ def test_size_is_a_number_of_images():
 def test_likeness_is_the_distance_then_the_shift_then_the_names_then_unknown():
     found = rules.verdict(FEW, MEASURED)
     assert found.similar
-    assert found.decided_by == "proxy A-distance 1.20"
+    assert found.decided_by == "proxy A-distance 1.20, limit 1.55"
     assert rules.verdict(FEW, measured(proxy_a_distance=1.9)).similar is False
     near = measured(proxy_a_distance=None)
     assert rules.verdict(FEW, near).similar
     far = dataclasses.replace(near, norm_shift={"stem": 0.0, "stage1": 0.3})
     found = rules.verdict(FEW, far)
     assert found.similar is False
-    assert found.decided_by == "norm shift 0.30 in stage1"
+    assert found.decided_by == "norm shift 0.30 in stage1, limit 0.08"
     folded = dataclasses.replace(near, norm_shift={}, folded=True)
     assert rules.verdict(FEW, folded).similar is None
     assert str(rules.verdict(FEW, folded)) == "small, of unknown likeness"
@@ -64,7 +64,7 @@ def test_where_nothing_tells_likeness_no_table_is_asked():
     assert rules.reach(unknown, folded=False) == "freeze_most"
 
 
-def test_the_more_alike_and_the_fewer_the_more_is_frozen():
+def test_more_is_frozen_where_the_source_is_alike_and_labels_are_few():
     far = measured(proxy_a_distance=1.9)
     reaches = [
         rules.reach(rules.verdict(size, one), folded=False)
@@ -168,3 +168,4 @@ def test_folded_norms_take_smaller_steps(pretrained):
 def test_mirror_images_are_harmless_within_a_standard_error():
     assert Mirrors(0.87, 0.9, 100).harmless
     assert not Mirrors(0.86, 0.9, 100).harmless
+    assert not Mirrors(1.0, 0.5, 49).harmless  # too few to say
