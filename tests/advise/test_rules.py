@@ -169,3 +169,19 @@ def test_mirror_images_are_harmless_within_a_standard_error():
     assert Mirrors(0.87, 0.9, 100).harmless
     assert not Mirrors(0.86, 0.9, 100).harmless
     assert not Mirrors(1.0, 0.5, 49).harmless  # too few to say
+
+
+def test_advice_says_what_would_change_it_and_what_to_beware_of():
+    verdict = rules.verdict(FEW, MEASURED)
+    few, alike = advice._would_change(FEW, verdict, folded=False)
+    assert few.startswith("at least 30 images of a class (there are 10): freeze_most")
+    assert alike.startswith("images different from the source (proxy A-distance 1.20, limit 1.55)")
+    assert alike.endswith(": freeze_part")
+    uneven = Size(10, 100, 2, 40)
+    known = measured(known_classes={"ImageNet": ("ants", "bees")}, folded=True)
+    overlap, balance, folded = advice._warnings(uneven, known)
+    assert "ImageNet" in overlap
+    assert "2 of the 10 classes" in overlap
+    assert "2 to 40 images" in balance
+    assert "folded" in folded
+    assert advice._warnings(FEW, MEASURED) == ()
