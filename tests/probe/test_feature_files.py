@@ -207,9 +207,9 @@ def test_splits_share_no_example(folder, tmp_path, one_line):
 
 
 def test_a_renamed_entry_is_the_same_network(tmp_path, one_line):
-    def split(name, rows, **changed):
+    def split(below, rows, **changed):
         source = Subset(Noise(10), rows)
-        return write(tmp_path / name, source, card=dataclasses.replace(CARD, **changed))
+        return write(tmp_path / below, source, card=dataclasses.replace(CARD, **changed))
 
     train, renamed = split("train", range(6)), split("renamed", range(6, 10), name="other")
     assert len(feature_files.load_splits([train, renamed])) == 2
