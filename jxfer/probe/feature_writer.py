@@ -221,6 +221,7 @@ def _held(folder: pathlib.Path) -> Iterator[None]:
             ) from error
     try:
         with _own_errors(folder):
+            # Now, not before the lock: another process may have finished in between.
             if others := _other_files(folder):
                 if not had_lock:
                     (folder / _LOCK).unlink()
