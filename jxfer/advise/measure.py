@@ -197,14 +197,16 @@ def measure(
     )
 
 
-def _probe(rows: np.ndarray, source: Source, seed: int) -> linear.Path:
+def _probe(rows: np.ndarray, source: Source, seed: int) -> linear.RegularisationPath:
     folds = min(FOLDS, int(np.bincount(source.labels).min()))
     return linear.cross_validate(
         (rows, source.labels), source.class_names, folds=folds, seed=seed, strengths=STRENGTHS
     )
 
 
-def _depth(stage: str, rows: np.ndarray, probe: linear.Path, source: Source, seed: int) -> Depth:
+def _depth(
+    stage: str, rows: np.ndarray, probe: linear.RegularisationPath, source: Source, seed: int
+) -> Depth:
     labels = source.labels
     folds = min(FOLDS, int(np.bincount(labels).min()))
     fold, correct = linear.stratified_folds(labels, folds, seed), 0

@@ -55,7 +55,9 @@ def main(args: list[str]) -> int:
         card, network = found.card, store.build(found.card)
         names = expand(outputs, network)
         shapes = features.row_shapes(network, card.preprocessing, names, form)
-        config, source, skipped = open_data(model, data, split)
+        features.check_batch_size(batch_size)
+        feature_writer.check_folder(out)
+        config, source, skipped = open_data(model, data, split)  # from here on images are read
         rows = len(source)
 
         def blocks_from(start: int) -> Generator[dict[str, np.ndarray], None, None]:

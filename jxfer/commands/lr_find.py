@@ -33,8 +33,7 @@ def main(args: list[str]) -> int:
           sweep: which rates.
           json: Print lr_find.json instead of tables.
         """
-        if out.exists() and not out.is_dir():
-            raise UserError(f"--out {out} is a file; name a folder")
+        run_folder.make_folder(out, "--out")
         found = lr_find.find(config, sweep)
         suggestions = found.suggestions()
         figures = {
@@ -42,8 +41,7 @@ def main(args: list[str]) -> int:
             "diverged": found.diverged,
             **dataclasses.asdict(found),
         }
-        run_folder.make_folder(out, "--out")
-        run_folder.write_json(out / "lr_find.json", figures)
+        run_folder.write_result(out / "lr_find.json", figures, "--out")
         _draw(found, suggestions, out / "lr_find.png")
         if json:
             print(text.to_json(figures))

@@ -14,7 +14,7 @@ from jxfer.data.readers import Source
 from jxfer.data.sources import DataConfig
 from jxfer.errors import UserError
 from jxfer.probe import feature_files, features, stages
-from jxfer.probe.linear import Path
+from jxfer.probe.linear import RegularisationPath
 from jxfer.probe.neighbours import Neighbours
 from jxfer.probe.stages import ProbeConfig, Split, StageProbe
 from jxfer.train import run_folder
@@ -22,6 +22,7 @@ from jxfer.zoo import store, weights
 from jxfer.zoo.weights import Weights
 
 NO_DATA = DataConfig("")
+BATCH_SIZE = 128
 
 
 def main(args: list[str]) -> int:
@@ -32,8 +33,8 @@ def main(args: list[str]) -> int:
         data: DataConfig = NO_DATA,
         probe: ProbeConfig = ProbeConfig(),
         outputs: tuple[str, ...] = (STAGES,),
-        features: tuple[pathlib.Path, ...] = (),
-        batch_size: int = 128,
+        folders: Annotated[tuple[pathlib.Path, ...], tyro.conf.arg(name="features")] = (),
+        batch_size: int = BATCH_SIZE,
         out: pathlib.Path | None = None,
         zoo: str | None = None,
         json: bool = False,
@@ -50,21 +51,22 @@ def main(args: list[str]) -> int:
           probe: which classifier.
           outputs: Stages, such as stage2 or fc6, after their last ReLU, maps as their mean over
             positions; pooled, which is the last stage; logits; or stages, for every stage.
-          features: Instead of weights and data, folders that jxfer features wrote: of training
+          folders: Instead of weights and data, folders that jxfer features wrote: of training
             images, of validation images and, if there are any, of test images.
           batch_size: Images per step over all devices.
           out: A folder for probe.json, which holds the whole path of each stage.
           zoo: A folder of zoo entries that is searched first.
           json: Print one JSON object.
         """
-        if features:
-            read = _read(features, (model, data, outputs) == (None, NO_DATA, (STAGES,)))
+        if out is not None:
+            run_folder.make_folder(out, "--out")
+        if folders:
+            given = (model, data, outputs, batch_size, zoo)
+            read = _read(folders, given == (None, NO_DATA, (STAGES,), BATCH_SIZE, None))
         elif model is None or data == NO_DATA:
             raise UserError("give WEIGHTS and --data.source, or --features TRAIN VAL TEST")
         else:
             read = _extract(weights.load(model, zoo=zoo), data, outputs, batch_size)
-        if out is not None:
-            run_folder.make_folder(out, "--out")
         by_split = read.splits
         results = stages.probe(
             probe,
@@ -87,7 +89,7 @@ def main(args: list[str]) -> int:
             "skipped_images": list(read.skipped),
         }
         if out is not None:
-            run_folder.write_json(out / "probe.json", figures)
+            run_folder.write_result(out / "probe.json", figures, "--out")
         if json:
             print(text.to_json(figures))
             return 0
@@ -116,6 +118,7 @@ def _extract(found: Weights, data: DataConfig, outputs: tuple[str, ...], batch_s
     card, network = found.card, store.build(found.card)
     names = expand(outputs, network)
     features.row_shapes(network, card.preprocessing, names)
+    features.check_batch_size(batch_size)
     opened = screen.load_splits(data)
 
     def extract(source: Source) -> Split:
@@ -133,7 +136,10 @@ def _extract(found: Weights, data: DataConfig, outputs: tuple[str, ...], batch_s
 def _read(folders: tuple[pathlib.Path, ...], alone: bool) -> _Read:
     """Opens the folders of the splits."""
     if not alone:
-        raise UserError("--features stands for WEIGHTS, --data and --outputs; leave them out")
+        raise UserError(
+            "--features stands for WEIGHTS, --data, --outputs, --batch-size and --zoo; leave them "
+            "out"
+        )
     if len(folders) not in (2, 3):
         raise UserError(
             "--features takes two or three folders, of training, validation and test images, not "
@@ -167,14 +173,14 @@ def _accuracy(correct: int, examples: int) -> dict[str, Any]:
     }
 
 
-def _path(chosen: Path | Neighbours) -> dict[str, Any]:
+def _path(chosen: RegularisationPath | Neighbours) -> dict[str, Any]:
     if isinstance(chosen, Neighbours):
         return {"k": chosen.k, "path": _columns(chosen, "neighbours", "val_correct")}
     columns = ("strengths", "objective", "val_correct", "iterations", "converged")
     return {"strength": chosen.strength, "path": _columns(chosen, *columns)}
 
 
-def _columns(chosen: Path | Neighbours, *names: str) -> dict[str, list[Any]]:
+def _columns(chosen: RegularisationPath | Neighbours, *names: str) -> dict[str, list[Any]]:
     return {name: np.asarray(getattr(chosen, name)).tolist() for name in names}
 
 

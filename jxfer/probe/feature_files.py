@@ -17,6 +17,7 @@ and, while rows are computed,
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ MANIFEST = "features.json"
 PROGRESS = "progress.json"
 DTYPE = np.dtype("<f4")
 """Of the features."""
+_ABOUT_EXAMPLES = ("labels", "ids")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +124,7 @@ def load(folder: pathlib.Path) -> Features:
     except (OSError, ValueError) as error:
         raise _damaged(path) from error
     manifest = decode(Manifest, values, str(path))
+    _check_complete(manifest, path)
     arrays = {}
     for name, crc in manifest.crc32.items():
         path = folder / name
@@ -131,7 +134,9 @@ def load(folder: pathlib.Path) -> Features:
             arrays[path.stem] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise _damaged(path) from error
-    labels, ids = arrays.pop("labels"), arrays.pop("ids")
+        if arrays[path.stem].shape[:1] != (manifest.rows,):
+            raise _damaged(path)
+    labels, ids = (arrays.pop(name) for name in _ABOUT_EXAMPLES)
     return Features(arrays, labels, ids, manifest.class_names, manifest.key)
 
 
@@ -139,25 +144,55 @@ def load_splits(folders: Sequence[pathlib.Path]) -> list[Features]:
     """Opens the features of several splits, which one network must have put out.
 
     Raises:
-      UserError: as `load`; a folder is of another network, of other classes or of the same images
-        as the first, or holds maps.
+      UserError: as `load`; a folder is of another network or of other classes than the first, or
+        holds maps; two folders share images.
     """
     found = [load(folder) for folder in folders]
     first, key = folders[0], found[0].key
     if key["form"] == "spatial":
         raise UserError(f"{first} holds maps; a probe takes vectors: --form pooled or flat")
     for folder, other in zip(folders[1:], found[1:], strict=True):
-        parts = ("weights", "network", "preprocessing", "outputs", "form")
-        if differing := [part for part in parts if key[part] != other.key[part]]:
+        ours, theirs = _network(key), _network(other.key)
+        if differing := [part for part in ours if ours[part] != theirs[part]]:
             raise UserError(
                 f"{folder} holds features of another network than {first}: its "
                 f"{' and '.join(differing)} differ"
             )
         if found[0].class_names != other.class_names:
             raise UserError(f"{folder} holds other classes than {first}")
-        if key["data"]["images_sha256"] == other.key["data"]["images_sha256"]:
-            raise UserError(f"{folder} holds the same images as {first}")
+    for (folder, one), (later, other) in itertools.combinations(
+        zip(folders, found, strict=True), 2
+    ):
+        data, other_data = one.key["data"], other.key["data"]
+        if data["images_sha256"] == other_data["images_sha256"]:
+            raise UserError(f"{later} holds the same images as {folder}")
+        if data["source"] != other_data["source"]:
+            continue  # names of examples mean nothing across data sets
+        shared = np.intersect1d(one.ids, other.ids)
+        if shared.size:
+            raise UserError(
+                f"{later} holds {shared.size} of the images of {folder}, the first {shared[0]}: "
+                "write features of splits that share none"
+            )
     return found
+
+
+def _network(key: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a key that two splits of one probe share; weights by their digest alone."""
+    parts = {name: key[name] for name in ("network", "preprocessing", "outputs", "form")}
+    return {"weights": key["weights"]["tensors_sha256"], **parts}
+
+
+def _check_complete(manifest: Manifest, path: pathlib.Path) -> None:
+    """Raises UserError unless it names every file, and its key has every part that is read."""
+    try:
+        key = manifest.key
+        _network(key), key["weights"]["name"], key["data"]["source"], key["data"]["images_sha256"]
+        files = {f"{name}.npy" for name in (*_ABOUT_EXAMPLES, *key["outputs"])}
+    except (KeyError, TypeError) as error:
+        raise _damaged(path) from error
+    if files != set(manifest.crc32):
+        raise _damaged(path)
 
 
 def _damaged(path: pathlib.Path) -> UserError:

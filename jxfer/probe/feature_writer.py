@@ -62,6 +62,8 @@ def write(
     with _held(folder):
         if (folder / MANIFEST).exists():
             _check_same(folder, load(folder).key, key)
+            with _own_errors(folder):
+                (folder / PROGRESS).unlink(missing_ok=True)  # left by a kill after the last row
             return False
         parts = _Parts(folder, key, program, shapes, len(source))
         if parts.rows < len(source):
@@ -73,6 +75,21 @@ def write(
         with _own_errors(folder):
             parts.finish(source)
         return True
+
+
+def check_folder(folder: pathlib.Path) -> None:
+    """Refuses what `write` would refuse whatever the key, before there is one; makes no folder.
+
+    Raises:
+      UserError: as `write`.
+    """
+    with _own_errors(folder):
+        if folder.exists():
+            with _held(folder):
+                return
+        above = next(parent for parent in folder.absolute().parents if parent.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise UserError(f"--out {folder}: {above} is no folder that can be written")
 
 
 class _Parts:
@@ -130,6 +147,7 @@ class _Parts:
             self._crc[name] = file_crc32(self._part(name), self._part(name).stat().st_size)
         for name in self._crc:
             self._part(name).replace(self._whole(name))
+        _sync_folder(self._folder)
         manifest = Manifest(
             format=1,
             rows=self.rows,
@@ -139,6 +157,7 @@ class _Parts:
             crc32={self._whole(name).name: crc for name, crc in self._crc.items()},
         )
         write_json(self._folder / MANIFEST, dataclasses.asdict(manifest))
+        _sync_folder(self._folder)
         (self._folder / PROGRESS).unlink()
 
     def _known_whole(self, row_bytes: dict[str, int]) -> tuple[int, dict[str, int]]:
@@ -188,19 +207,12 @@ class _Parts:
 @contextlib.contextmanager
 def _held(folder: pathlib.Path) -> Iterator[None]:
     """Makes the folder and holds it for this process."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; --out takes a folder")
     lock = filelock.FileLock(folder / _LOCK)
     with _own_errors(folder):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file; --out takes a folder")
         folder.mkdir(parents=True, exist_ok=True)
-        names = {entry.name for entry in folder.iterdir()}
-        if names.isdisjoint({MANIFEST, PROGRESS}):
-            others = names - {_LOCK, f"{PROGRESS}.tmp"}
-            others = {name for name in others if not name.endswith(".npy.part")}
-            if others:
-                raise UserError(
-                    f"{folder} holds other files ({min(others)}); take a new folder as --out"
-                )
+        had_lock = (folder / _LOCK).exists()
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout as error:
@@ -208,9 +220,25 @@ def _held(folder: pathlib.Path) -> Iterator[None]:
                 f"{folder}: another process is writing features here; wait for it"
             ) from error
     try:
+        with _own_errors(folder):
+            # Now, not before the lock: another process may have finished in between.
+            if others := _other_files(folder):
+                if not had_lock:
+                    (folder / _LOCK).unlink()
+                raise UserError(
+                    f"{folder} holds other files ({min(others)}); take a new folder as --out"
+                )
         yield
     finally:
         lock.release()
+
+
+def _other_files(folder: pathlib.Path) -> set[str]:
+    """Names of what no process that writes features can have left in a folder of none."""
+    names = {entry.name for entry in folder.iterdir()}
+    if not names.isdisjoint({MANIFEST, PROGRESS}):
+        return set()
+    return {name for name in names - {_LOCK, f"{PROGRESS}.tmp"} if not name.endswith(".npy.part")}
 
 
 @contextlib.contextmanager
@@ -243,3 +271,12 @@ def _header(shape: tuple[int, ...]) -> bytes:
 def _sync(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    """Puts the names of its files on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -62,10 +62,15 @@ def rows_per_block(examples: int, batch_size: int) -> int:
     Raises:
       UserError: the batch size is below 1.
     """
-    if batch_size < 1:
-        raise UserError(f"--batch-size {batch_size}: it must be at least 1")
+    check_batch_size(batch_size)
     devices = jax.device_count()
     return -(-max(1, min(batch_size, examples)) // devices) * devices
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises UserError where it is below 1."""
+    if batch_size < 1:
+        raise UserError(f"--batch-size {batch_size}: it must be at least 1")
 
 
 def blocks(

@@ -3,10 +3,11 @@
 After `solver`, before `stages`. The protocol is that of Kornblith, Shlens and Le, "Do Better
 ImageNet Models Transfer Better?" (CVPR 2019), appendix: multinomial logistic regression by L-BFGS,
 an L2 penalty from 45 values spaced evenly on a log scale from 1e-6 to 1e5, every minimum the start
-of the next, the validation split picks. Two things are ours. The features are standardised by the
+of the next, the validation split picks. What we do besides: the features are standardised by the
 mean and standard deviation of the training examples (a constant feature is left out), and the
-penalty is on the kernel for these. And the loss is the mean over the examples, so that a strength
-means the same for 40 images and for 40 000.
+penalty is on the kernel for these; the loss is the mean over the examples, so that a strength means
+the same for 40 images and for 40 000; and what is picked is the probe that was fitted to the
+training examples, without another fit to training and validation examples together.
 
 In scikit-learn's terms, on the same standardised features and with N training examples of weight 1,
 a strength is that of
@@ -60,7 +61,7 @@ class LinearProbe:
 
 
 @dataclasses.dataclass(frozen=True)
-class Path:
+class RegularisationPath:
     """A probe, and how it was picked; arrays are [S], in the order of the strengths."""
 
     probe: LinearProbe
@@ -94,7 +95,7 @@ def fit(
     strengths: Sequence[float] = STRENGTHS,
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
-) -> Path:
+) -> RegularisationPath:
     """Fits the whole path in one compiled call; validation picks the strength.
 
     Args:
@@ -103,14 +104,16 @@ def fit(
       class_names: K names, that labels are indices of.
       kind: softmax regression, or linear SVMs with squared hinge, one against rest.
       weights: float32 [N] of the training examples, 1 unless given; those of weight 0 drop out.
-      strengths: of the penalty, from strong to weak.
+      strengths: of the penalty, positive, from strong to weak.
       tolerance: relative distance of the objective to its minimum, as the scaled gradient tells.
       max_iterations: of L-BFGS, per strength.
 
     Raises:
       UserError: there are fewer than two classes, a class has no training example, a split is
-        empty, or a feature is not finite.
+        empty, or a feature is not finite or spreads too far for float32.
+      ValueError: there is no strength, or they are not as above.
     """
+    _check_strengths(strengths)
     weights = np.ones(len(train[1]), np.float32) if weights is None else weights
     check(train, class_names, used=weights > 0)
     check_finite(val[0], "validation")
@@ -139,7 +142,7 @@ def cross_validate(
     strengths: Sequence[float] = STRENGTHS,
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
-) -> Path:
+) -> RegularisationPath:
     """As `fit`, for few examples: folds of the training examples pick, then all are fitted.
 
     The folds are stratified: their sizes differ by at most one, and so does the number of a class.
@@ -151,7 +154,9 @@ def cross_validate(
 
     Raises:
       UserError: as `fit`; or a class has one example only.
+      ValueError: as `fit`.
     """
+    _check_strengths(strengths)
     features, labels = train
     check(train, class_names)
     counts = np.bincount(labels, minlength=len(class_names))
@@ -220,6 +225,16 @@ def check_finite(features: np.ndarray, split: str) -> None:
         )
 
 
+def _check_strengths(strengths: Sequence[float]) -> None:
+    values = np.asarray(strengths, np.float32)
+    if (
+        not values.size
+        or not (np.isfinite(values) & (values > 0)).all()
+        or (np.diff(values) > 0).any()
+    ):
+        raise ValueError(f"strengths must be positive, from strong to weak: {list(strengths)}")
+
+
 def _padded(features: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Examples:
     """With rows of weight 0 up to the next multiple of `_ROWS`."""
     more = -len(labels) % _ROWS
@@ -232,8 +247,14 @@ def _padded(features: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Ex
 
 def _path(
     solution: solver.Solution, strengths: Sequence[float], correct: np.ndarray, examples: int
-) -> Path:
-    return Path(
+) -> RegularisationPath:
+    moments = np.isfinite(solution.mean) & np.isfinite(solution.inverse_std)
+    if not moments.all():
+        raise UserError(
+            f"training feature {int(moments.argmin())} spreads too far, or too little, for "
+            "float32: check the weights"
+        )
+    return RegularisationPath(
         LinearProbe(
             np.asarray(solution.kernel),
             np.asarray(solution.bias),

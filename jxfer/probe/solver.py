@@ -125,11 +125,21 @@ def solve_path(
 
 
 def _moments(examples: Examples) -> tuple[jax.Array, jax.Array]:
-    """(mean, inverse standard deviation) of the features, each [D]; the weights sum to 1."""
-    mean = examples.weights @ examples.features
-    std = jnp.sqrt(examples.weights @ jnp.square(examples.features - mean[None]))
-    constant = std <= 1e-6 * jnp.abs(mean)
-    return mean, jnp.where(constant, 0, 1 / jnp.where(constant, 1, std))
+    """(mean, inverse standard deviation) of the features, each [D]; the weights sum to 1.
+
+    Both come from positions in the feature's range, 0 to 1: a mean of float32 values is off by more
+    than a feature that hardly varies, and squares of large or small ones leave float32.
+    """
+    used = examples.weights[:, None] > 0
+    low = jnp.where(used, examples.features, jnp.inf).min(axis=0)
+    width = jnp.where(used, examples.features, -jnp.inf).max(axis=0) - low
+    constant = width == 0
+    width = jnp.where(constant, 1, width)
+    position = jnp.where(used, (examples.features - low[None]) / width[None], 0)
+    mean = examples.weights @ position
+    std = jnp.sqrt(examples.weights @ jnp.square(position - mean[None]))
+    inverse_std = 1 / (jnp.where(constant, 1, std) * width)
+    return low + mean * width, jnp.where(constant, 0, inverse_std)
 
 
 def _standardise(examples: Examples, mean: jax.Array, inverse_std: jax.Array) -> jax.Array:

@@ -9,8 +9,9 @@ from typing import Literal
 
 import numpy as np
 
+from jxfer.errors import UserError
 from jxfer.probe import linear, neighbours
-from jxfer.probe.linear import Path
+from jxfer.probe.linear import RegularisationPath
 from jxfer.probe.neighbours import Metric, Neighbours
 
 
@@ -22,6 +23,10 @@ class ProbeConfig:
     """Softmax regression, linear SVM (squared hinge, one against rest), or k nearest neighbours."""
     metric: Metric = "cosine"
     """Of the neighbours."""
+
+    def __post_init__(self) -> None:
+        if self.kind != "knn" and self.metric != "cosine":
+            raise UserError(f"--probe.metric does nothing under --probe.kind {self.kind}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Split:
 class StageProbe:
     """What a probe at one stage came to."""
 
-    chosen: Path | Neighbours
+    chosen: RegularisationPath | Neighbours
     """by the validation split"""
     val_correct: int
     test_correct: int | None
@@ -58,9 +63,11 @@ def probe(
       {stage: its probe}, in the order of the training features.
 
     Raises:
-      UserError: as `linear.fit` and `neighbours.fit`.
+      UserError: as `linear.fit` and `neighbours.fit`, or the test split is empty.
     """
-    chosen: dict[str, Path | Neighbours] = {}
+    if test is not None and not len(test.labels):
+        raise UserError("the test split has no images: add some, or leave the split out")
+    chosen: dict[str, RegularisationPath | Neighbours] = {}
     for stage, features in train.features.items():
         splits = (features, train.labels), (val.features[stage], val.labels)
         if config.kind == "knn":
@@ -77,9 +84,11 @@ def probe(
     }
 
 
-def _correct(found: Path | Neighbours, stage: str, train: Split, test: Split, classes: int) -> int:
+def _correct(
+    found: RegularisationPath | Neighbours, stage: str, train: Split, test: Split, classes: int
+) -> int:
     linear.check_finite(test.features[stage], "test")
-    if isinstance(found, Path):
+    if isinstance(found, RegularisationPath):
         predicted = found.probe.predict(test.features[stage])
     else:
         known = train.features[stage], train.labels

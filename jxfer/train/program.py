@@ -35,10 +35,12 @@ def identity(batch_size: int) -> dict[str, Any]:
       batch_size: examples per step over all devices.
     """
     device = jax.local_devices()[0]
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
     return {
         "device": device.device_kind,
         "runtime": device.client.platform_version,
         "devices": jax.device_count(),
+        "cores": len(affinity(0)) if affinity else os.cpu_count(),
         "batch_size": batch_size,
         "matmul_precision": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
         **{name: os.environ.get(name) for name in ("XLA_FLAGS", "NVIDIA_TF32_OVERRIDE")},

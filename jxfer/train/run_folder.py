@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,18 +28,18 @@ def open_run(folder: pathlib.Path, config: TrainConfig) -> Iterator[None]:
     Raises:
       UserError: the folder belongs to another config, to something else, or to a live process.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; --run takes a folder")
-    if folder.is_dir() and not (folder / "config.json").exists():
-        others = [entry.name for entry in folder.iterdir() if entry.name not in _LEFT_BY_A_KILL]
-        if others:
-            raise UserError(f"{folder} holds other files ({others[0]}); take a new folder as --run")
-    is_new = not folder.exists()
-    try:
+    with _of_option(folder, "--run"):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file; --run takes a folder")
+        if folder.is_dir() and not (folder / "config.json").exists():
+            others = [entry.name for entry in folder.iterdir() if entry.name not in _LEFT_BY_A_KILL]
+            if others:
+                raise UserError(
+                    f"{folder} holds other files ({others[0]}); take a new folder as --run"
+                )
+        is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"--run {folder}: {error.strerror}; name another folder") from error
     # The lock goes with the process, however it ends.
     with lock:
         try:
@@ -112,14 +113,35 @@ def make_folder(folder: pathlib.Path, option: str) -> None:
     """Makes the folder that an option names, unless it is there.
 
     Raises:
-      UserError: it is a file, or cannot be made.
+      UserError: it is a file, cannot be made, or takes no files.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{option} {folder} is a file; name a folder")
-    try:
+    with _of_option(folder, option):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{option} {folder} is a file; name a folder")
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+def write_result(path: pathlib.Path, values: Any, option: str) -> None:
+    """As `write_json`, into a folder that an option names.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    with _of_option(path.parent, option):
+        write_json(path, values)
+
+
+@contextlib.contextmanager
+def _of_option(folder: pathlib.Path, option: str) -> Iterator[None]:
+    """Tells which option names the folder that fails."""
+    try:
+        yield
     except OSError as error:
-        raise UserError(f"{option} {folder}: {error.strerror}; name another folder") from None
+        raise UserError(
+            f"{option} {folder}: {error.strerror or error}; name another folder"
+        ) from error
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -11,22 +11,9 @@ import numpy as np
 import pytest
 
 from jxfer.commands.main import main
-from jxfer.data.transforms import CIFAR
-from jxfer.models import registry
 from jxfer.probe import feature_files
-from jxfer.zoo import store
-from jxfer.zoo.card import Card
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    """An entry without a head: ResNet-20 through stage 1, random."""
-    folder = tmp_path_factory.mktemp("zoo") / "backbone"
-    model = registry.create("resnet20", None, through="stage1")
-    store.save(folder, Card("backbone", "resnet20", (), CIFAR, through="stage1"), model.init(0))
-    return folder
 
 
 @pytest.fixture
@@ -38,21 +25,6 @@ def arguments(backbone, images, tmp_path):
         return ["features", str(backbone), *out, "--batch-size", "16", *more]
 
     return make
-
-
-@pytest.fixture
-def fails(capsys):
-    """Runs a command that must fail; returns its one line of stderr."""
-
-    def run(args):
-        capsys.readouterr()
-        assert main(args) == 2
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        (line,) = captured.err.strip().splitlines()
-        return line
-
-    return run
 
 
 def test_the_rows_of_every_stage_in_the_order_of_the_folder(arguments, images, tmp_path, capsys):
@@ -85,7 +57,6 @@ def test_bad_input_is_one_line_and_leaves_no_folder(arguments, fails, backbone, 
     assert "'stage3'" in unknown
     assert "stem, stage1, pooled" in unknown
     assert "logits" not in unknown
-    assert "--batch-size 0" in fails(arguments("--batch-size", "0"))
     assert "no split extra" in fails(arguments("--split", "extra"))
     assert "nothing" in fails(arguments("--data.source", "folder:nothing"))
     (tmp_path / "one" / "ants").mkdir(parents=True)
@@ -93,6 +64,20 @@ def test_bad_input_is_one_line_and_leaves_no_folder(arguments, fails, backbone, 
     without_data = fails(["features", str(backbone), "--out", str(tmp_path / "out")])
     assert "--data.source" in without_data
     assert not (tmp_path / "out").exists()
+
+
+def test_bad_options_are_refused_before_an_image_is_read(arguments, fails, tmp_path, monkeypatch):
+    monkeypatch.setattr("jxfer.commands.features.open_data", pytest.fail)
+    assert "--batch-size 0" in fails(arguments("--batch-size", "0"))
+    assert "File name too long" in fails(arguments("--out", "x" * 300))
+    (tmp_path / "file").write_text("")
+    assert "takes a folder" in fails(arguments("--out", str(tmp_path / "file")))
+    below = str(tmp_path / "file" / "features")
+    assert "no folder that can be written" in fails(arguments("--out", below))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("")
+    assert "thesis.tex" in fails(arguments("--out", str(tmp_path / "other")))
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "other"}
 
 
 def start(args, devices=8):

@@ -1,6 +1,8 @@
 """`jxfer probe` as a person meets it: every stage, the files, and what bad input gets."""
 
+import errno
 import json
+import os
 import shutil
 
 import numpy as np
@@ -13,15 +15,6 @@ from jxfer.zoo import store
 from jxfer.zoo.card import Card
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    """An entry without a head: ResNet-20 through stage 1, random."""
-    folder = tmp_path_factory.mktemp("zoo") / "backbone"
-    model = registry.create("resnet20", None, through="stage1")
-    store.save(folder, Card("backbone", "resnet20", (), CIFAR, through="stage1"), model.init(0))
-    return folder
-
-
 @pytest.fixture
 def arguments(backbone, images):
     """Of the command, with more options; the last of an option counts."""
@@ -31,21 +24,6 @@ def arguments(backbone, images):
         return ["probe", str(backbone), *source, *more]
 
     return make
-
-
-@pytest.fixture
-def fails(capsys):
-    """Runs a command that must fail; returns its one line of stderr."""
-
-    def run(args):
-        capsys.readouterr()
-        assert main(args) == 2
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        (line,) = captured.err.strip().splitlines()
-        return line
-
-    return run
 
 
 def test_a_probe_at_every_stage(arguments, tmp_path, capsys):
@@ -91,8 +69,6 @@ def test_without_a_test_split_there_is_no_test_accuracy(arguments, images, tmp_p
 
 
 def test_what_is_wrong_is_one_line(arguments, images, tmp_path, fails):
-    (tmp_path / "file").write_text("")
-    assert "name a folder" in fails(arguments("--out", str(tmp_path / "file")))
     line = fails(arguments("--outputs", "stage9"))
     assert "no output 'stage9'" in line
 
@@ -113,6 +89,36 @@ def test_what_is_wrong_is_one_line(arguments, images, tmp_path, fails):
         shutil.copy(images / "train" / name / "00.png", three / name)
     line = fails(arguments("--data.source", f"folder:{three}"))
     assert "validation" in line
+
+
+def test_a_folder_that_takes_no_file_is_known_before_the_work(
+    arguments, tmp_path, fails, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr("jxfer.commands.probe.weights.load", pytest.fail)
+        (tmp_path / "file").write_text("")
+        assert "name a folder" in fails(arguments("--out", str(tmp_path / "file")))
+        assert "File name too long" in fails(arguments("--out", "x" * 300))
+
+        def refuse(dir):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        patch.setattr("jxfer.train.run_folder.tempfile.TemporaryFile", refuse)
+        line = fails(arguments("--out", str(tmp_path / "out")))
+        assert "--out" in line
+        assert "Read-only file system" in line
+
+    (tmp_path / "out" / "probe.json").mkdir(parents=True)
+    knn = ("--probe.kind", "knn", "--outputs", "stage1")
+    assert "Is a directory" in fails(arguments(*knn, "--out", str(tmp_path / "out")))
+
+
+def test_options_that_do_nothing_are_refused(arguments, fails):
+    line = fails(arguments("--probe.metric", "euclidean"))
+    assert line.endswith("--probe.metric does nothing under --probe.kind softmax")
+    for option in (("--zoo", "X"), ("--batch-size", "-3")):
+        assert "leave them out" in fails(["probe", "--features", "a", "b", *option])
+    assert "--batch-size -3" in fails(arguments("--batch-size", "-3"))
 
 
 def test_weights_that_are_not_finite_are_one_line(images, tmp_path, fails):

@@ -21,21 +21,34 @@ CARD = Card("net", "resnet20", (), CIFAR, tensors_sha256="abc")
 VALUES = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
 
 
-def make_key(card=CARD, source=None, outputs=("pooled",)):
-    return feature_files.make_key(card, "folder:x", None, source or Noise(10), outputs, "pooled")
+def make_key(**changed):
+    arguments = {
+        "card": CARD,
+        "data": "folder:x",
+        "split": None,
+        "source": Noise(10),
+        "outputs": ("pooled",),
+        "form": "pooled",
+    }
+    return feature_files.make_key(**(arguments | changed))
+
+
+def write(folder, source=None, **changed):
+    source = source or Noise(10)
+    feature_writer.write(
+        folder,
+        make_key(source=source, **changed),
+        {"devices": 8},
+        {"pooled": (4,)},
+        source,
+        lambda start: (block for block in [{"pooled": VALUES[: len(source)]}]),
+    )
+    return folder
 
 
 @pytest.fixture
 def folder(tmp_path):
-    feature_writer.write(
-        tmp_path / "features",
-        make_key(),
-        {"devices": 8},
-        {"pooled": (4,)},
-        Noise(10),
-        lambda start: (block for block in [{"pooled": VALUES}]),
-    )
-    return tmp_path / "features"
+    return write(tmp_path / "features")
 
 
 def test_the_documented_lines_read_it_without_jxfer(folder):
@@ -63,21 +76,53 @@ def test_the_arrays_are_not_read_into_memory(folder):
     assert not array.flags.writeable
 
 
-def test_the_key_changes_with_all_that_decides_the_features():
-    class Other(Noise):
-        def name(self, index):
-            return f"other {index}"
+class OtherNames(Noise):
+    def name(self, index):
+        return f"other {index}"
 
-    changed = [
-        make_key(dataclasses.replace(CARD, tensors_sha256="abd")),
-        make_key(dataclasses.replace(CARD, through="stage1")),
-        make_key(dataclasses.replace(CARD, preprocessing=dataclasses.replace(CIFAR, crop=0.9))),
-        make_key(source=Subset(Noise(10), range(9, -1, -1))),
-        make_key(source=Other(10)),
-        make_key(outputs=("stage1",)),
-    ]
-    texts = {json.dumps(key, sort_keys=True) for key in (*changed, make_key())}
-    assert len(texts) == 7
+
+class OtherPixels(Noise):
+    def __init__(self, n):
+        super().__init__(n)
+        self.pixels = 255 - self.pixels
+
+
+class OtherLabels(Noise):
+    @property
+    def labels(self):
+        return 6 - super().labels
+
+
+class OtherClasses(Noise):
+    def __init__(self, n):
+        super().__init__(n)
+        self.class_names = tuple("hijklmn")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"card": dataclasses.replace(CARD, tensors_sha256="abd")},
+        {"card": dataclasses.replace(CARD, arch="resnet32")},
+        {"card": dataclasses.replace(CARD, through="stage1")},
+        {"card": dataclasses.replace(CARD, preprocessing=dataclasses.replace(CIFAR, crop=0.9))},
+        {"source": Subset(Noise(10), range(9, -1, -1))},
+        {"source": OtherNames(10)},
+        {"source": OtherPixels(10)},
+        {"source": OtherLabels(10)},
+        {"source": OtherClasses(10)},
+        {"data": "folder:y"},
+        {"split": "val"},
+        {"outputs": ("stage1",)},
+        {"form": "flat"},
+    ],
+    ids=lambda changed: "-".join(
+        getattr(type(value), "__name__", "") if name == "source" else name
+        for name, value in changed.items()
+    ),
+)
+def test_the_key_changes_with_all_that_decides_the_features(changed):
+    assert make_key(**changed) != make_key()
     assert make_key() == make_key()
 
 
@@ -114,3 +159,59 @@ def test_a_manifest_that_cannot_be_read_is_told(folder, text, words, one_line):
     (folder / "features.json").write_text(text)
     with one_line(*words):
         feature_files.load(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: manifest["crc32"].pop("ids.npy"),
+        lambda manifest: manifest["crc32"].pop("labels.npy"),
+        lambda manifest: manifest["crc32"].pop("pooled.npy"),
+        lambda manifest: manifest["key"].pop("form"),
+        lambda manifest: manifest["key"].update(outputs=None),
+        lambda manifest: manifest["key"]["weights"].pop("tensors_sha256"),
+        lambda manifest: manifest["key"].update(data="folder:x"),
+    ],
+)
+def test_a_manifest_that_lacks_something_is_damaged(folder, change, one_line):
+    path = folder / "features.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    with one_line(str(path), "damaged"):
+        feature_files.load(folder)
+
+
+def test_files_of_another_number_of_rows_are_damaged(folder, one_line):
+    path = folder / "features.json"
+    path.write_text(path.read_text().replace('"rows": 10', '"rows": 9'))
+    with one_line("damaged"):
+        feature_files.load(folder)
+
+
+def test_splits_share_no_example(folder, tmp_path, one_line):
+    first, last = (Subset(Noise(10), rows) for rows in (range(6), range(6, 10)))
+    train, val = write(tmp_path / "train", first), write(tmp_path / "val", last)
+    assert len(feature_files.load_splits([train, val])) == 2
+    with one_line(str(folder), "6 of the images", str(train), "the first 0"):
+        feature_files.load_splits([train, folder])
+    overlapping = write(tmp_path / "test", Subset(Noise(10), range(5, 9)))
+    with one_line(str(overlapping), "3 of the images", str(val), "the first 6"):
+        feature_files.load_splits(
+            [write(tmp_path / "few", Subset(Noise(10), range(5))), val, overlapping]
+        )
+    elsewhere = write(tmp_path / "elsewhere", data="folder:y")
+    assert len(feature_files.load_splits([train, elsewhere])) == 2
+    with one_line(str(elsewhere), "the same images"):
+        feature_files.load_splits([folder, elsewhere])
+
+
+def test_a_renamed_entry_is_the_same_network(tmp_path, one_line):
+    def split(below, rows, **changed):
+        source = Subset(Noise(10), rows)
+        return write(tmp_path / below, source, card=dataclasses.replace(CARD, **changed))
+
+    train, renamed = split("train", range(6)), split("renamed", range(6, 10), name="other")
+    assert len(feature_files.load_splits([train, renamed])) == 2
+    with one_line("its weights differ"):
+        feature_files.load_splits([train, split("other", range(6, 10), tensors_sha256="abd")])

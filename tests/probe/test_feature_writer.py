@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import stat
 import tracemalloc
 
 import filelock
@@ -19,7 +20,14 @@ VALUES = {
     name: np.random.default_rng(i).normal(size=(ROWS, *shape)).astype(np.float32)
     for i, (name, shape) in enumerate(SHAPES.items())
 }
-KEY = {"weights": {"tensors_sha256": "abc"}, "outputs": ["stage1", "pooled"], "form": "pooled"}
+KEY = {
+    "weights": {"name": "net", "tensors_sha256": "abc"},
+    "network": {},
+    "preprocessing": {},
+    "data": {"source": "folder:x", "images_sha256": "def"},
+    "outputs": ["stage1", "pooled"],
+    "form": "pooled",
+}
 PROGRAM = {"devices": 8, "code": {"jax": "1"}}
 
 
@@ -128,6 +136,27 @@ def test_a_kill_between_the_last_renames_costs_no_row(folder, monkeypatch):
     assert_whole(folder)
 
 
+def test_what_a_kill_at_the_very_end_leaves_goes_with_the_next_call(folder):
+    write(folder, Computes())
+    (folder / "progress.json").write_text("{}")
+    assert not write(folder, Computes())
+    assert_whole(folder)
+
+
+def test_the_names_are_on_the_disk_before_and_after_the_manifest(folder, monkeypatch):
+    seen, real = [], os.fsync
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            seen.append({path.name for path in folder.iterdir()} - {".lock"})
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write(folder, Computes())
+    arrays = {"stage1.npy", "pooled.npy", "labels.npy", "ids.npy", "progress.json"}
+    assert seen == [arrays, arrays | {"features.json"}]
+
+
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove", "cut progress"])
 def test_a_damaged_part_is_computed_again(folder, harm, caplog):
     leave_killed(folder)
@@ -164,7 +193,7 @@ def test_another_key_is_refused_and_named(folder, whole, one_line):
         leave_killed(folder)
     other = Computes()
     with one_line(str(folder), "weights.tensors_sha256 'abc' -> 'abd'", "new folder"):
-        write(folder, other, key=KEY | {"weights": {"tensors_sha256": "abd"}})
+        write(folder, other, key=KEY | {"weights": {"name": "net", "tensors_sha256": "abd"}})
     assert other.starts == []
 
 
@@ -189,6 +218,28 @@ def test_a_folder_of_other_things_is_left_alone(folder, one_line):
     with one_line("thesis.tex", "--out"):
         write(folder, Computes())
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_is_listed_under_its_lock(folder, monkeypatch):
+    """Another process may finish between a listing and the lock."""
+    leave_killed(folder)
+    held, real = [], feature_writer._other_files
+
+    def listed(path):
+        with pytest.raises(filelock.Timeout):
+            filelock.FileLock(path / ".lock").acquire(timeout=0)
+        held.append(path)
+        return real(path)
+
+    monkeypatch.setattr(feature_writer, "_other_files", listed)
+    write(folder, Computes())
+    assert held == [folder]
+
+
+def test_a_name_that_is_too_long_is_one_line(tmp_path, one_line):
+    for refuses in (feature_writer.check_folder, lambda folder: write(folder, Computes())):
+        with one_line("--out", "File name too long"):
+            refuses(tmp_path / ("x" * 300))
 
 
 def test_a_file_in_the_way_is_one_line(tmp_path, one_line):
@@ -238,7 +289,7 @@ def test_memory_holds_a_block_however_many_there_are(folder):
     try:
         feature_writer.write(
             folder,
-            KEY,
+            KEY | {"outputs": ["pooled"]},
             PROGRAM,
             {"pooled": (4096,)},
             Subset(Noise(1), [0] * rows),

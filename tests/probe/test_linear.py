@@ -221,6 +221,39 @@ def test_cross_validation_is_the_sum_of_its_folds_and_a_fit_of_all(digits):
     np.testing.assert_allclose(path.probe.predict(features), whole.probe.predict(features))
 
 
+def fit_constant_and(scale):
+    """An SVM on a feature that is 1.1, whose mean float32 misses, and on scale or -scale."""
+    signs = np.where(np.random.default_rng(0).random(3008) < 0.3, 1, -1).astype(np.float32)
+    features = np.stack([np.full_like(signs, 1.1), signs * np.float32(scale)], axis=1)
+    split = features, (signs > 0).astype(int)
+    return signs, linear.fit(split, split, ("ants", "bees"), "svm", strengths=(1e-2,))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1, 1e20])
+def test_a_constant_feature_is_left_out_and_one_of_any_size_is_not(scale):
+    signs, found = fit_constant_and(scale)
+    assert found.probe.inverse_std[0] == 0
+    assert found.probe.mean[0] == np.float32(1.1)
+    assert (found.probe.kernel[0] == 0).all()
+    assert found.probe.inverse_std[1] * scale == pytest.approx(1 / signs.std(), rel=1e-4)
+    assert found.val_correct[0] == 3008
+
+
+def test_a_feature_whose_range_leaves_float32_is_named(one_line):
+    with one_line("training feature 1", "float32"):
+        fit_constant_and(3e38)
+
+
+@pytest.mark.parametrize(
+    "strengths", [(), (1.0, 0.0), (1.0, -1.0), (0.1, 1.0), (np.inf, 1.0), (1.0, np.nan)]
+)
+def test_strengths_are_positive_and_from_strong_to_weak(strengths, two_classes):
+    with pytest.raises(ValueError, match="from strong to weak"):
+        linear.fit(two_classes, two_classes, ("ants", "bees"), strengths=strengths)
+    with pytest.raises(ValueError, match="from strong to weak"):
+        linear.cross_validate(two_classes, ("ants", "bees"), strengths=strengths)
+
+
 def test_what_is_wrong_is_one_line(one_line):
     features = np.ones((3, 2), np.float32)
     labels = np.array([0, 1, 1])
