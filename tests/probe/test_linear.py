@@ -84,7 +84,7 @@ def test_objective_and_accuracy_are_scikit_learns(digits, kind):
             assert ours == pytest.approx(accuracy, abs=0.005)
 
 
-@pytest.mark.parametrize("kind", ["softmax", "svm"])
+@pytest.mark.parametrize("kind", ["softmax", pytest.param("svm", marks=pytest.mark.slow)])
 def test_the_reported_objective_is_that_of_the_returned_probe(digits, kind):
     train, val, _ = digits
     path = linear.fit(train, val, NAMES, kind, strengths=WELL_CONDITIONED)
@@ -133,7 +133,7 @@ def test_fewer_examples_than_features(kind):
         assert found == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["softmax", "svm"])
+@pytest.mark.parametrize("kind", ["softmax", pytest.param("svm", marks=pytest.mark.slow)])
 def test_rows_of_weight_0_drop_out_and_a_row_of_weight_2_is_two(digits, kind):
     (features, labels), val, _ = digits
     chosen = np.append(np.delete(np.arange(600), [3, 50]), [7, 8])
@@ -155,7 +155,7 @@ def test_rows_of_weight_0_drop_out_and_a_row_of_weight_2_is_two(digits, kind):
     )
 
 
-@pytest.mark.parametrize("kind", ["softmax", "svm"])
+@pytest.mark.parametrize("kind", ["softmax", pytest.param("svm", marks=pytest.mark.slow)])
 def test_a_warm_start_ends_where_a_cold_one_does(digits, kind):
     train, val, _ = digits
     path = linear.fit(train, val, NAMES, kind, strengths=WELL_CONDITIONED)
@@ -229,7 +229,9 @@ def fit_constant_and(scale):
     return signs, linear.fit(split, split, ("ants", "bees"), "svm", strengths=(1e-2,))
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1, 1e20])
+@pytest.mark.parametrize(
+    "scale", [1, *(pytest.param(scale, marks=pytest.mark.slow) for scale in (1e-30, 1e20))]
+)
 def test_a_constant_feature_is_left_out_and_one_of_any_size_is_not(scale):
     signs, found = fit_constant_and(scale)
     assert found.probe.inverse_std[0] == 0
