@@ -43,9 +43,10 @@ def test_device_arrays_are_saved_as_host_arrays(tmp_path, card, variables):
     assert store.load(tmp_path / "e")[0] == saved
 
 
-def test_the_entry_holds_no_path_of_the_machine_and_few_files(entry):
+def test_the_entry_holds_no_path_of_the_machine_and_fewer_files_than_tensors(entry, variables):
     files = [file for file in entry.rglob("*") if file.is_file()]
-    assert len(files) <= 16
+    # How many depends on when Orbax flushes: more on a busy machine.
+    assert len(files) < len(trees.flatten(variables))
     for file in files:
         assert str(entry.parent.parent).encode() not in file.read_bytes(), file
         assert b".new-" not in file.read_bytes(), file
