@@ -156,12 +156,14 @@ def measure(
         _depth(stage, rows, probes[stage], source, seed) for stage, rows in stages.items()
     )
     last = stages[model.stages[-1]]
-    reflected = mirror.MirroredSource(sample(source, seed, mirror.MOST_IMAGES))
+    # Extracted again: which rows of `source` they are is not kept.
+    some = sample(source, seed, mirror.MOST_IMAGES)
+    plain = last if some is source else extract(some)[model.stages[-1]]
     before = time.perf_counter()
-    mirrored = extract(reflected)[model.stages[-1]]
+    mirrored = extract(mirror.MirroredSource(some))[model.stages[-1]]
     image_seconds = None
-    if len(reflected) >= batch_size:
-        image_seconds = (time.perf_counter() - before) / len(reflected)
+    if len(some) >= batch_size:
+        image_seconds = (time.perf_counter() - before) / len(some)
     missing: dict[str, str] = {}
     leep, nce = _from_source_head(pretrained, last, labels, missing)
     frechet, distance = _from_statistics(pretrained, last, seed, missing)
@@ -189,9 +191,7 @@ def measure(
         known_classes=overlap.known_classes(card, source.class_names) if card else {},
         folded=pretrained.folded,
         missing=missing,
-        mirrors=mirror.mirrors(
-            probes[model.stages[-1]].probe, depths[-1].probe, mirrored, reflected.labels
-        ),
+        mirrors=mirror.mirrors(plain, mirrored, seed),
         image_seconds=image_seconds,
         seconds=time.perf_counter() - started,
     )

@@ -7,7 +7,7 @@ import tyro
 
 from jxfer import text
 from jxfer.advise import advice as advices
-from jxfer.advise import rules
+from jxfer.advise import mirror, rules
 from jxfer.advise.advice import Advice
 from jxfer.advise.measure import Measurements, Size
 from jxfer.data import screen
@@ -126,14 +126,14 @@ def _depth_rows(measured: list[Measurements]) -> list[tuple[str, ...]]:
 
 
 def _score_rows(measured: list[Measurements]) -> list[tuple[str, ...]]:
-    names = ("proxy A-distance", "Fréchet", "LEEP", "NCE", "H-score", "mirrored")
+    names = ("proxy A-distance", "Fréchet", "LEEP", "NCE", "H-score", "mirror distance")
     return [
         ("weights", *names),
         *(
             (
                 one.weights,
                 *map(_figure, (one.proxy_a_distance, one.frechet, one.leep, one.nce, one.h_score)),
-                f"{one.mirrors.accuracy:.1%}",
+                f"{one.mirrors.distance:.2f}",
             )
             for one in measured
         ),
@@ -156,7 +156,7 @@ def _advice_rows(config: TrainConfig, advice: Advice) -> list[tuple[str, ...]]:
     if advice.seconds is not None and advice.full_seconds is not None:
         time = f"; about {advice.seconds:.0f} s here, against {advice.full_seconds:.0f}"
     mirrors = advice.measured.mirrors
-    flips = f"mirrored images {mirrors.accuracy:.1%}, unseen ones {mirrors.unseen:.1%}"
+    flips = f"mirror distance {mirrors.distance:.2f}, limit {mirror.HARMLESS_DISTANCE}"
     return [
         ("advice", ""),
         ("weights", advice.measured.weights),
