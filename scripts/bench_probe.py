@@ -58,8 +58,7 @@ def main(
         for size in sizes:
             for number in classes:
                 rows.append(_compare(kind, size, number, repetitions, max_iterations))
-                print(".", end="", flush=True)
-    print()
+                print(" ".join(rows[-1]), flush=True)  # it takes minutes
     print(text.table(rows))
 
 

@@ -94,7 +94,7 @@ def report(data: DataConfig, size: Size, measured: list[Measurements], advice: A
         "",
         text.table(_score_rows(measured)),
     ]
-    reasons = sorted({f"  - : {why}" for m in measured for why in m.missing.values()})
+    reasons = sorted({f"-: {why}" for m in measured for why in m.missing.values()})
     lines += [*reasons, "", text.table(_advice_rows(config, advice)), ""]
     for table in advice.tables:
         how = "agrees" if table.agrees else "is overridden"
