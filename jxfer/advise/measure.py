@@ -151,10 +151,7 @@ def measure(
         return features.extract(*arguments, batch_size=batch_size)
 
     stages = extract(source)
-    probes = {stage: _probe(rows, source, seed) for stage, rows in stages.items()}
-    depths = tuple(
-        _depth(stage, rows, probes[stage], source, seed) for stage, rows in stages.items()
-    )
+    depths = tuple(_depth(stage, rows, source, seed) for stage, rows in stages.items())
     last = stages[model.stages[-1]]
     # Extracted again: which rows of `source` they are is not kept.
     some = sample(source, seed, mirror.MOST_IMAGES)
@@ -197,18 +194,12 @@ def measure(
     )
 
 
-def _probe(rows: np.ndarray, source: Source, seed: int) -> linear.RegularisationPath:
-    folds = min(FOLDS, int(np.bincount(source.labels).min()))
-    return linear.cross_validate(
-        (rows, source.labels), source.class_names, folds=folds, seed=seed, strengths=STRENGTHS
-    )
-
-
-def _depth(
-    stage: str, rows: np.ndarray, probe: linear.RegularisationPath, source: Source, seed: int
-) -> Depth:
+def _depth(stage: str, rows: np.ndarray, source: Source, seed: int) -> Depth:
     labels = source.labels
     folds = min(FOLDS, int(np.bincount(labels).min()))
+    probe = linear.cross_validate(
+        (rows, labels), source.class_names, folds=folds, seed=seed, strengths=STRENGTHS
+    )
     fold, correct = linear.stratified_folds(labels, folds, seed), 0
     for i in range(folds):
         known, asked = fold != i, fold == i
