@@ -15,6 +15,7 @@ from jxfer.data.sources import DataConfig
 from jxfer.errors import UserError
 from jxfer.train import plans, run_folder
 from jxfer.train.config import TrainConfig
+from jxfer.transfer.labels import LOW_LR
 from jxfer.zoo.pretrained import ModelConfig
 
 
@@ -46,8 +47,6 @@ def main(args: list[str]) -> int:
           json: Print advice.json instead of tables.
         """
         started = time.perf_counter()
-        if out.exists() and not out.is_dir():
-            raise UserError(f"--out {out} is a file; name a folder")
         if repeated := {name for name in weights if weights.count(name) > 1}:
             raise UserError(f"--weights: {repeated.pop()} comes twice; leave one out")
         if not weights:
@@ -58,14 +57,11 @@ def main(args: list[str]) -> int:
             model = ModelConfig(weights=name, image_size=image_size)
             config = TrainConfig(data, model, seed=seed, zoo=zoo)
             candidates[name] = (model, plans.load(config, splits.train.class_names))
+        run_folder.make_folder(out, "--out")
         size, measured, advice = advices.advise(data, splits, candidates, zoo=zoo, seed=seed)
         figures = advices.to_dict(size, measured, advice)
         figures["seconds"] = time.perf_counter() - started
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out {out}: {error.strerror}; name another folder") from None
-        run_folder.write_json(out / "advice.json", figures)
+        run_folder.write_result(out / "advice.json", figures, "--out")
         _draw(measured, size, out / "advice.png")
         if json:
             print(text.to_json(figures))
@@ -146,12 +142,11 @@ def _figure(value: float | None) -> str:
 
 def _advice_rows(config: TrainConfig, advice: Advice) -> list[tuple[str, ...]]:
     optimizer, strategy = config.optimizer, config.strategy
-    backbone = optimizer.lr / 10 if optimizer.backbone_lr is None else optimizer.backbone_lr
     frozen = {"linear_probe": "the whole backbone", "partial": f"through {strategy.freeze_through}"}
     share = advice.cost.flops / advice.full_cost.flops
     rates = f"{optimizer.lr:g} for the head"
     if strategy.name != "linear_probe":
-        rates += f", {backbone:g} for the backbone"
+        rates += f", {optimizer.peaks()[LOW_LR]:g} for the backbone"
     time = ""
     if advice.seconds is not None and advice.full_seconds is not None:
         time = f"; about {advice.seconds:.0f} s here, against {advice.full_seconds:.0f}"
