@@ -16,7 +16,6 @@ from jxfer.advise.rules import Reach, Verdict
 from jxfer.data.sources import DataConfig, Splits
 from jxfer.data.transforms import AugmentConfig
 from jxfer.train import config as configs
-from jxfer.train import plans
 from jxfer.train.config import TrainConfig
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
@@ -86,7 +85,7 @@ def advise(
     Args:
       data: of the run.
       splits: what it opens.
-      candidates: by the name that the report uses.
+      candidates: by the name that the report uses; each as `plans.load` gives it.
       zoo: of the run.
       seed: of the run, of folds and draws.
 
@@ -100,13 +99,10 @@ def advise(
         flip = flip and reach != "linear_probe"  # whose features are computed once
         return make_config(reach, data, model, pretrained, size, flip=flip, zoo=zoo, seed=seed)
 
-    def work(planned: TrainConfig) -> Cost:
-        return cost(planned, plans.load(planned, splits.train.class_names), splits)
-
     forward, full = {}, {}
     for name, (_, pretrained) in candidates.items():
         forward[name] = forward_flops(pretrained)
-        full[name] = work(config(name, "full"))
+        full[name] = cost(config(name, "full"), pretrained, splits)
 
     # The same images for all: with more of them, a probe would be better for that alone.
     most = min(
@@ -121,7 +117,7 @@ def advise(
     verdict = rules.verdict(size, chosen)
     reach = rules.reach(verdict, chosen.folded)
     planned = config(chosen.weights, reach, chosen.mirrors.harmless)
-    spent = full[chosen.weights] if reach == "full" else work(planned)
+    spent = cost(planned, candidates[chosen.weights][1], splits)
     pace = chosen.image_seconds and chosen.image_seconds / forward[chosen.weights]
     advice = Advice(
         config=planned,
