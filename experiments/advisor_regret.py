@@ -63,7 +63,7 @@ STRATEGY = {
 ALIKE = {
     "resnet20-cifar100": ("cifar10", "hymenoptera"),
     "resnet20-glyphs": ("digits", "mnist", "usps"),
-    "resnet18-imagenet": ("hymenoptera", "cifar10"),
+    "resnet18-imagenet": ("hymenoptera",),
 }
 """The sets that a reader would call like the source."""
 BY_LOGME = ("full", "partial, stage 1", "partial, stage 2", "linear_probe")

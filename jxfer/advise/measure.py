@@ -91,11 +91,6 @@ class Measurements:
         """The stage whose probe is the most accurate; the deepest of equals."""
         return max(reversed(self.depths), key=lambda depth: depth.probe)
 
-    @property
-    def mean_norm_shift(self) -> float | None:
-        """Over stages; None where there is none."""
-        return float(np.mean(list(self.norm_shift.values()))) if self.norm_shift else None
-
 
 def size(source: Source) -> Size:
     """Counts the training split.

@@ -14,7 +14,7 @@ from jxfer.advise.measure import Measurements, Size
 SMALL = 500
 """Training images below which a table's data set is small. Neither table gives a number."""
 FEW = 30
-"""Training images of a class below which a new head is all that they can train."""
+"""Training images of a class below which the advisor counts them as few."""
 SIMILAR_DISTANCE = 1.55
 """Proxy A-distance below which a data set is like the source."""
 SIMILAR_SHIFT = 0.08

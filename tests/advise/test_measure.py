@@ -83,6 +83,6 @@ def test_measurements_of_digits_say_what_is_known_of_them():
         assert again.known_classes == {}
     near, far = found["resnet20-glyphs"], found["resnet20-cifar100"]
     assert near.frechet < far.frechet
-    assert near.mean_norm_shift < far.mean_norm_shift
+    assert near.norm_shift["stage3"] < far.norm_shift["stage3"]
     assert near.proxy_a_distance < far.proxy_a_distance
     assert near.leep > far.leep
