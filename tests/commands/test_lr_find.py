@@ -17,6 +17,7 @@ def command(images, tmp_path):
     return ["lr-find", "--out", str(tmp_path / "sweeps" / "one"), *source, *MODEL, *sweep]
 
 
+@pytest.mark.slow
 def test_it_writes_a_plot_and_figures_and_leaves_no_run(command, tmp_path, capsys):
     assert main([*command, "--json"]) == 0
     out = tmp_path / "sweeps" / "one"

@@ -211,6 +211,7 @@ def test_a_typo_in_an_option_exits_with_2_and_suggests(capsys):
     assert "--optimizer.lr" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_is_named(images, tmp_path, capsys):
     folder = tmp_path / "images"
     shutil.copytree(images, folder)

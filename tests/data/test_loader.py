@@ -45,6 +45,7 @@ def test_batches_are_a_function_of_the_seed(source):
     assert (take(source, 1, seed=1)[0]["image"] != take(source, 1, seed=2)[0]["image"]).any()
 
 
+@pytest.mark.slow
 def test_threads_may_share_a_tfds_source():
     digits = TfdsSource(embedded.open_embedded("digits"), "train")
     assert_equal(

@@ -132,6 +132,7 @@ def test_on_cpu_no_convolution_computes_the_weight_gradient():
     assert "dot(" in compiled
 
 
+@pytest.mark.slow
 def test_vmap_over_images_is_a_loop_over_them():
     images, kernel, stride, padding = draw(SHAPES["3x3 runs of 4"])
     stack = np.stack([images, 2 * images, images[::-1]])

@@ -60,7 +60,10 @@ def test_every_stage_and_the_logits_match_torch(arch):
 
 @pytest.mark.parametrize(
     ("arch", "height", "width"),
-    [("resnet20", 75, 91), ("resnet18", 75, 91), ("resnet18d", 75, 91), ("alexnet", 301, 227)],
+    [
+        *(("resnet20", 75, 91), ("resnet18", 75, 91), ("resnet18d", 75, 91)),
+        pytest.param("alexnet", 301, 227, marks=pytest.mark.slow),
+    ],
 )
 def test_an_odd_size_that_is_not_square_matches_torch(arch, height, width):
     compare(arch, height, width)

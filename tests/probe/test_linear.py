@@ -64,7 +64,7 @@ def sklearn_fit(kind, features, labels, strength):
         return model.fit(features, labels)
 
 
-@pytest.mark.parametrize("kind", ["softmax", "svm"])
+@pytest.mark.parametrize("kind", ["softmax", pytest.param("svm", marks=pytest.mark.slow)])
 def test_objective_and_accuracy_are_scikit_learns(digits, kind):
     train, val, test = digits
     path = linear.fit(train, val, NAMES, kind, strengths=WELL_CONDITIONED)

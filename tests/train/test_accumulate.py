@@ -16,7 +16,7 @@ from tests.train.steps import BATCH, draw_batch, make_plan, train
 @pytest.mark.parametrize(
     ("name", "head"),
     [
-        pytest.param("full", HeadConfig(), id="full"),
+        pytest.param("full", HeadConfig(), id="full", marks=pytest.mark.slow),
         pytest.param("linear_probe", HeadConfig("mlp", (8,), dropout=0.5), id="dropout"),
     ],
 )

@@ -78,6 +78,7 @@ def test_eight_devices_take_the_steps_of_one():
     assert differ(one, train(make_plan(**{**MLP, "dropout": 0.0}), 1), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_seed_and_nothing_else_decides_the_masks():
     plan = make_plan(**MLP)
     assert differ(train(plan, 8), train(plan, 8)) == set()

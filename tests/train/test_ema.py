@@ -109,6 +109,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [5, 8], ids=["at the switch", "after it"])
 def test_a_resumed_run_has_the_same_averages(
     last, undisturbed, config, course, tmp_path, monkeypatch, assert_same_bits

@@ -106,6 +106,7 @@ def test_a_label_whose_leaves_change_between_phases_is_refused(course):
         broken.enter(first, 1)
 
 
+@pytest.mark.slow
 def test_steps_across_the_switch_are_sgd_with_momentum_by_hand(make_config):
     """v = 0.9 v + g + decay * p and p -= rate * v, one step of the head and two of everything.
 

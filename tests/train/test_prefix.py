@@ -199,7 +199,11 @@ def test_a_later_run_computes_nothing_on_disk(make_config, runs, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    "change", ["weights", "images", "size", "views", "dtype", "depth", "code", "seed"]
+    "change",
+    [
+        *("weights", "images", "size", "views", "code", "seed"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("dtype", "depth")),
+    ],
 )
 def test_any_change_of_key_computes_again(
     change, make_config, make_entry, runs, tmp_path, monkeypatch, small_config
@@ -260,7 +264,8 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("mode", [pytest.param("memory", marks=pytest.mark.slow), "disk"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["memory", "disk"])
 def test_a_kill_changes_no_bit(mode, make_config, runs, tmp_path, monkeypatch, assert_same_bits):
     config = make_config(PARTIAL, mode, checkpoint_every=1)
     _, undisturbed = runs(config)

@@ -115,6 +115,7 @@ def by_hand(plan, start, relationship, config):
     return jax.jit(jax.grad(objective, has_aux=True))
 
 
+@pytest.mark.slow
 def test_steps_are_gradient_descent_on_the_objective_by_hand(make_config):
     """Three steps, so that the network is no longer at its start; each term, and their sum."""
     config = EVERYTHING

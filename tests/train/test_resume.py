@@ -170,6 +170,7 @@ def test_a_finished_run_returns_its_summary_and_writes_nothing(undisturbed, conf
     assert files() == before
 
 
+@pytest.mark.slow
 def test_a_second_process_on_a_live_run_is_refused(config, tmp_path, start_process):
     run = tmp_path / "run"
     with run_folder.open_run(run, config):
@@ -179,6 +180,7 @@ def test_a_second_process_on_a_live_run_is_refused(config, tmp_path, start_proce
     assert "another process is training here" in output
 
 
+@pytest.mark.slow
 def test_data_that_changed_is_an_error_that_loses_nothing(small_config, images, tmp_path, one_line):
     data = tmp_path / "images"
     shutil.copytree(images, data)

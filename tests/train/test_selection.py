@@ -69,6 +69,7 @@ def summary(run):
     return found
 
 
+@pytest.mark.slow
 def test_a_run_stops_and_a_kill_before_its_summary_changes_nothing(play, small_config, tmp_path):
     """9 steps, evaluated at 3, 5, 7 and 9: the second is the best, the third uses the patience."""
     config = small_config(patience=1)

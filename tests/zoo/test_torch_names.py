@@ -53,7 +53,7 @@ def test_the_table_pairs_every_tensor_of_the_reference_with_one_leaf(arch):
 
 
 # One of each kind of layer, and of each family; the others differ in depth and width alone.
-ROUND_TRIPS = ("resnet20", "resnet20_b", "resnet18d", "resnext50_32x4d", "alexnet")
+ROUND_TRIPS = ("resnet20", "resnet20_b", "resnet18d", "resnext50_32x4d")
 
 
 @pytest.mark.parametrize(
