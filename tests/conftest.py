@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from jxfer.errors import UserError
+from tests import small_experiment
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -116,3 +117,16 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     for seed, (split, per_class) in enumerate((("train", 12), ("val", 5), ("test", 4))):
         write_images(root / split, per_class, seed)
     return root
+
+
+@pytest.fixture
+def declare(tmp_path: pathlib.Path, images: pathlib.Path):
+    """Writes an experiment file; `changes` is the source of what differs in its fields."""
+
+    def write(changes: str = "") -> pathlib.Path:
+        file = tmp_path / "table.py"
+        text = small_experiment.FILE.replace("IMAGES", str(images))
+        file.write_text(text.replace("CHANGES", changes))
+        return file
+
+    return write

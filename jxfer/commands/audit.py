@@ -19,7 +19,6 @@ from jxfer.train.plans import load, make_plans, set_up
 from jxfer.train.selection import evaluation_steps
 from jxfer.train.state import Plan
 from jxfer.zoo.pretrained import Pretrained
-from jxfer.zoo.report import Report
 
 GROUP_COLUMNS = (
     *("phase", "group", "parameters", "optimizer bytes", "norms", "statistics bytes"),
@@ -117,16 +116,8 @@ def plan_audit(
         return set_up(config, names, steps, steps_per_epoch)
     pretrained = load(config, names)
     if config.strategy.name != "scratch":
-        pretrained = _as_if_loaded(pretrained)
+        pretrained = pretrained.as_if_loaded()
     return pretrained, make_plans(config, pretrained, steps, steps_per_epoch)
-
-
-def _as_if_loaded(pretrained: Pretrained) -> Pretrained:
-    """Random values stand for pretrained ones: all but the head count as loaded."""
-    paths = pretrained.report.reinitialised
-    head = tuple(path for path in paths if path.split("/")[1] == "head")
-    backbone = tuple(path for path in paths if path not in head)
-    return dataclasses.replace(pretrained, report=Report(backbone, head, ()))
 
 
 def group_rows(phase: Audit) -> list[tuple[str, ...]]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jxfer import statistics, text
-from jxfer.data import screen, sources
+from jxfer.data import screen
 from jxfer.data.sources import DataConfig, Source
 from jxfer.errors import UserError
 from jxfer.models.registry import Model
@@ -55,7 +55,7 @@ def main(args: list[str]) -> int:
         found = weights.load(model, zoo=zoo)
         found.check_named()
         config, source, skipped = open_data(model, data, split)
-        _check_classes(found.card, source)
+        found.card.check_classes(source.class_names)
         evaluator, replicated = build(found.card, found.variables, batch_size)
         result = evaluator.evaluate(replicated, source)
         low, high = statistics.wilson_interval(result.correct, result.examples)
@@ -125,11 +125,7 @@ def open_data(
       UserError: as `sources.open_for_evaluation`, or nothing names the images.
     """
     config = _data_config(pathlib.Path(model), data)
-    source = sources.open_for_evaluation(config, split)
-    skipped: tuple[str, ...] = ()
-    if config.on_bad_image == "skip":
-        source, skipped = screen.drop_unreadable(source)
-    return config, source, skipped
+    return config, *screen.load_for_evaluation(config, split)
 
 
 def _data_config(model: pathlib.Path, data: EvaluationData) -> DataConfig:
@@ -141,20 +137,3 @@ def _data_config(model: pathlib.Path, data: EvaluationData) -> DataConfig:
     return dataclasses.replace(
         config, data_dir=data.data_dir or config.data_dir, on_bad_image=data.on_bad_image
     )
-
-
-def _check_classes(card: Card, source: Source) -> None:
-    if source.class_names == card.class_names:
-        return
-    ours, theirs = set(card.class_names), set(source.class_names)
-    if ours == theirs:
-        raise UserError(f"the data lists the classes of {card.name} in another order")
-    raise UserError(
-        f"{card.name} knows {len(ours)} classes and the data has {len(theirs)}; only in the model: "
-        f"{_some(ours - theirs)}; only in the data: {_some(theirs - ours)}"
-    )
-
-
-def _some(names: set[str]) -> str:
-    shown = ", ".join(sorted(names)[:5]) or "none"
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

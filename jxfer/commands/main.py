@@ -17,6 +17,8 @@ COMMANDS = {
     "predict": "class names and probabilities of images",
     "features": "outputs of a frozen network, in files that NumPy opens",
     "probe": "a linear classifier or nearest neighbours on every stage of a frozen network",
+    "ablate": "run an experiment file: a grid of runs, its table and verdicts",
+    "report": "tables, figures and a page of a finished sweep or run",
     "zoo": "import, list, show, verify, compare and export pretrained weights",
 }
 """Each is a module of this package with `main(args) -> exit code`, imported when it is called; a

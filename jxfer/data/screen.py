@@ -44,6 +44,21 @@ def load_splits(config: DataConfig) -> Splits:
     return splits
 
 
+def load_for_evaluation(
+    config: DataConfig, split: str | None = None
+) -> tuple[Source, tuple[str, ...]]:
+    """Opens one split, whole but, with `on_bad_image="skip"`, for its bad images.
+
+    Returns:
+      (the split, names of the unreadable images that were left out).
+
+    Raises:
+      UserError: as `sources.open_for_evaluation`.
+    """
+    source = sources.open_for_evaluation(config, split)
+    return (source, ()) if config.on_bad_image == "error" else drop_unreadable(source)
+
+
 def drop_unreadable(source: Source) -> tuple[Source, tuple[str, ...]]:
     """Decodes every image once, on all cores.
 

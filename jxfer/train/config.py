@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import typing
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from jxfer import trees
@@ -89,3 +90,22 @@ class TrainConfig:
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass as plain JSON values; tuples become lists."""
     return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
+
+
+def to_options(values: Mapping[str, Any]) -> list[str]:
+    """The options of `jxfer train` that make a config, without those at their defaults.
+
+    Args:
+      values: of `to_dict`.
+    """
+    defaults = trees.flatten(to_dict(TrainConfig(DataConfig(""))))
+    options = []
+    for path, value in trees.flatten(values).items():
+        if path in defaults and value == defaults[path]:
+            continue
+        options.append(f"--{path.replace('/', '.').replace('_', '-')}")
+        if isinstance(value, list):
+            options += map(str, value)
+        elif value is not True:  # every switch is off by default
+            options.append(str(value))
+    return options

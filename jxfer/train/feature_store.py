@@ -49,9 +49,10 @@ RowsFrom = Callable[[int], Iterable[np.ndarray]]
 class CacheConfig:
     """Whether the output of the frozen part is computed once and kept."""
 
-    mode: Literal["auto", "off", "memory", "disk"] = "auto"
+    mode: Literal["auto", "off", "memory", "disk", "shared"] = "auto"
     """auto: in memory where that saves passes over the same pixels and fits, else off. memory,
-    disk: so, or an error. disk: in $JXFER_CACHE/features, memory-mapped, for later runs too."""
+    disk: so, or an error. disk: in $JXFER_CACHE/features, memory-mapped, for later runs too.
+    shared: on disk where auto would be in memory, as the cells of a sweep have it."""
     max_gb: float = 4.0
     """At most this many 10^9 bytes in memory (auto: and half of the machine's), or on disk in all
     entries together: there, those that were not used for longest make room."""
@@ -67,6 +68,11 @@ class CacheConfig:
     @property
     def max_bytes(self) -> float:
         return self.max_gb * 1e9
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether other runs find what is kept."""
+        return self.mode in ("disk", "shared")
 
     @property
     def is_explicit(self) -> bool:

@@ -217,7 +217,7 @@ class PrefixCache:
                 self._report(f"output of {self.after}: {done:,} of {form.rows:,} images")
                 yield block
 
-        if config.cache.mode != "disk":
+        if not config.cache.on_disk:
             return feature_store.in_memory(form, rows_from)
         key = {
             "weights": weights,

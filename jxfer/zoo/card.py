@@ -144,6 +144,18 @@ class Card:
                 "set them to null and run jxfer zoo statistics again"
             )
 
+    def check_classes(self, names: tuple[str, ...]) -> None:
+        """Raises UserError unless these names of a data set are the entry's, in its order."""
+        if names == self.class_names:
+            return
+        ours, theirs = set(self.class_names), set(names)
+        if ours == theirs:
+            raise UserError(f"the data lists the classes of {self.name} in another order")
+        raise UserError(
+            f"{self.name} knows {len(ours)} classes and the data has {len(theirs)}; only in the "
+            f"model: {_some(ours - theirs)}; only in the data: {_some(theirs - ours)}"
+        )
+
     def as_ancestor(self) -> Ancestor:
         """What the card of a descendant keeps of this one."""
         fields = (field.name for field in dataclasses.fields(Ancestor))
@@ -181,3 +193,8 @@ class Card:
         except UnicodeEncodeError as error:
             raise UserError(f"{where}: holds text that is no Unicode: {error.reason}") from None
         return card
+
+
+def _some(names: set[str]) -> str:
+    shown = ", ".join(sorted(names)[:5]) or "none"
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

@@ -98,6 +98,13 @@ class Pretrained:
         )
         return model, self.variables | {"params": params | {"head": {"linear": head}}}
 
+    def as_if_loaded(self) -> "Pretrained":
+        """Random values stand for pretrained ones: all but the head count as loaded."""
+        paths = self.report.reinitialised
+        head = tuple(path for path in paths if path.split("/")[1] == "head")
+        backbone = tuple(path for path in paths if path not in head)
+        return dataclasses.replace(self, report=Report(backbone, head, ()))
+
     @property
     def folded(self) -> bool:
         """Whether the loaded norms were folded into the convolutions."""

@@ -4,7 +4,7 @@ import pytest
 
 from jxfer.data.loader import eval_batches
 from jxfer.data.readers import FolderSource, Subset
-from jxfer.data.screen import drop_unreadable, load_splits
+from jxfer.data.screen import drop_unreadable, load_for_evaluation, load_splits
 from jxfer.data.sources import DataConfig, Splits
 from jxfer.data.transforms import Preprocessing
 from jxfer.errors import UserError
@@ -25,6 +25,17 @@ def test_skip_leaves_bad_images_out_of_every_split(damaged, caplog):
     assert sorted(splits.skipped) == ["a/03.png", "b/05.png", "b/06.png"]
     assert len(splits.train) + len(splits.val) == 37
     assert "unreadable images skipped: 3, the first" in caplog.text
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_is_evaluated_as_it_is_trained_on(damaged, split):
+    config = DataConfig(f"folder:{damaged}", on_bad_image="skip", val_fraction=0.5)
+    trained = getattr(load_splits(config), split)
+    evaluated, skipped = load_for_evaluation(config, split)
+    names = [evaluated.name(i) for i in range(len(evaluated))]
+    assert names == [trained.name(i) for i in range(len(trained))]
+    assert len(names) + len(skipped) == 20
+    assert len(load_for_evaluation(DataConfig(f"folder:{damaged}"))[0]) == 40
 
 
 def test_without_skip_nothing_is_scanned(damaged):

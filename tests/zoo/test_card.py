@@ -111,3 +111,15 @@ def test_text_that_is_no_card_is_one_line(card, one_line):
         assert bad != text
         with one_line("here", *words):
             Card.from_json(bad, "here")
+
+
+def test_the_classes_of_other_data_are_told_apart(card, one_line):
+    card.check_classes(("cat", "dog", "owl"))
+    with one_line("in another order"):
+        card.check_classes(("dog", "cat", "owl"))
+    with one_line(
+        "knows 3 classes and the data has 7", "in the model: owl; only in the data: a, b"
+    ):
+        card.check_classes(("cat", "dog", *"abcde"))
+    with one_line("a, b, c, d, e and 2 more"):
+        card.check_classes(("cat", "dog", "owl", *"abcdefg"))

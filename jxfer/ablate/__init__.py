@@ -1,0 +1,1 @@
+"""Ablations: grids of runs, and claims about them."""

@@ -1,0 +1,109 @@
+"""The cells of a sweep: what each is, what is known of it, and which key it goes by.
+
+After `experiment` in the flow.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from jxfer.ablate.experiment import Cell, Choice
+from jxfer.errors import UserError
+from jxfer.json_fields import decode
+from jxfer.train import config as configs
+from jxfer.train.config import TrainConfig
+
+Role = Literal["table", "tuning", "source"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A cell and its place in the experiment."""
+
+    cell: Cell
+    role: Role
+    setting: str
+    arm: str
+    choice: Choice
+    seed: int
+
+    @functools.cached_property
+    def key(self) -> str:
+        return key_of(self.cell)
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What is known of a cell."""
+
+    status: Literal["running", "finished", "failed"]
+    attempts: int = 1
+    """Processes that have begun it."""
+    error: str | None = None
+    """One line."""
+    measures: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    val_accuracy: float | None = None
+    test_correct: int | None = None
+    test_examples: int | None = None
+    seconds: float | None = None
+    commit: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """The choice of an arm's hyper-parameters in a setting."""
+
+    setting: str
+    arm: str
+    accuracies: tuple[tuple[Choice, float | None], ...]
+    """Mean validation accuracy of each choice; None where a run of it failed or is still to come.
+    Empty where there is nothing to choose."""
+    chosen: Choice | None
+    """None while runs are to come, or where all choices failed."""
+
+
+def key_of(cell: Cell) -> str:
+    """12 hexadecimal digits."""
+    config = configs.to_dict(with_shared_cache(cell.config))
+    value = {"config": config, "after": key_of(cell.after) if cell.after else None}
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def with_shared_cache(config: TrainConfig) -> TrainConfig:
+    """A frozen prefix is computed once for all cells that have it, wherever they run."""
+    if config.cache.mode != "auto":
+        return config
+    return dataclasses.replace(config, cache=dataclasses.replace(config.cache, mode="shared"))
+
+
+def read(file: pathlib.Path) -> Record:
+    try:
+        value = json.loads(file.read_text())
+    except ValueError:
+        raise UserError(f"{file}: not valid JSON; delete it to run the cell again") from None
+    return decode(Record, value, str(file))
+
+
+def unique(jobs: Iterable[Job]) -> list[Job]:
+    """One job for each key; that of a table, which also takes measures, before others."""
+    found: dict[str, Job] = {}
+    for job in jobs:
+        if job.key not in found or job.role == "table":
+            found[job.key] = job
+    return list(found.values())
+
+
+def as_json(search: Search) -> dict[str, Any]:
+    """As `results.json` has it."""
+    return {
+        "setting": search.setting,
+        "arm": search.arm,
+        "chosen": None if search.chosen is None else dict(search.chosen),
+        "validation": [
+            {"choice": dict(choice), "accuracy": accuracy} for choice, accuracy in search.accuracies
+        ],
+    }

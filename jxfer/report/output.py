@@ -1,0 +1,27 @@
+"""Files of a report, and how its page links to others.
+
+After `tables` in the flow.
+"""
+
+import os
+import pathlib
+import urllib.parse
+
+from jxfer.errors import UserError
+
+
+def write_text(file: pathlib.Path, text: str) -> None:
+    """Writes text as UTF-8 with plain line ends.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:  # a name that is not UTF-8 holds lone surrogates
+        file.write_text(text, "utf-8", errors="backslashreplace", newline="\n")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written: {error.strerror}") from None
+
+
+def address(target: pathlib.Path, folder: pathlib.Path) -> str:
+    """A file or folder as a page in a folder links to it."""
+    return urllib.parse.quote(pathlib.PurePath(os.path.relpath(target, folder)).as_posix())

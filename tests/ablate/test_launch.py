@@ -1,0 +1,133 @@
+"""Workers in processes: the same bits whatever their number, and none lost to one that dies."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jxfer import trees
+from jxfer.ablate import experiment, launch, worker
+from jxfer.ablate.launch import RayConfig, SlurmConfig, Workers
+from jxfer.ablate.sweep import Sweep
+from jxfer.zoo import store
+
+
+@pytest.fixture
+def sweep_of():
+    return lambda file, folder: Sweep(experiment.load(file).experiment, folder)
+
+
+def outcomes(sweep):
+    """What every cell came to, and the bits of its model."""
+    found = {}
+    for key, record in sweep.records().items():
+        assert record.status == "finished", record.error
+        folder = sweep.cells / key
+        summary = json.loads((folder / "summary.json").read_text())
+        del summary["commit"]
+        _, variables = store.load(folder / "model")
+        bits = {path: trees.crc32(leaf) for path, leaf in trees.flatten(variables).items()}
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        metrics = [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+        found[key] = (summary, bits, metrics)
+    return found
+
+
+def test_one_worker_runs_all_and_again_nothing(declare, sweep_of, tmp_path, capsys):
+    file = declare()
+    worker.work(str(file), False, str(tmp_path / "out"))
+    first = outcomes(sweep_of(file, tmp_path / "out"))
+    assert len(first) == 6
+    told = capsys.readouterr().err
+    assert "6/6 images | long" in told
+    worker.work(str(file), False, str(tmp_path / "out"))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_two_processes_leave_the_same_bits_as_one(declare, sweep_of, tmp_path):
+    file = declare()
+    worker.work(str(file), False, str(tmp_path / "one"), quiet=True)
+    launch.local(Workers(file, False, tmp_path / "two", jobs=2, quiet=True))
+    assert outcomes(sweep_of(file, tmp_path / "two")) == outcomes(sweep_of(file, tmp_path / "one"))
+
+
+@pytest.mark.slow
+def test_a_cell_that_kills_its_process_does_not_stop_the_rest(declare, sweep_of, tmp_path):
+    file = declare('measures={"deadly": _deadly}')
+    launch.local(Workers(file, False, tmp_path / "out", jobs=2, quiet=True))
+    sweep = sweep_of(file, tmp_path / "out")
+    records = sweep.records()
+    found = {(job.arm, job.seed): records[job.key] for job in sweep.jobs(records)}
+    failed = {place for place, record in found.items() if record.status == "failed"}
+    assert failed == {("short", 1), ("long", 1)}
+    assert "2 processes died of it" in found["short", 1].error
+    assert found["long", 2].measures["deadly"] == 1.0
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_to_the_same_bits(declare, sweep_of, tmp_path):
+    file = declare()
+    worker.work(str(file), False, str(tmp_path / "one"), quiet=True)
+    command = [sys.executable, "-m", "jxfer", "ablate", str(file), "--out", str(tmp_path / "two")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    sweep = sweep_of(file, tmp_path / "two")
+    # In the middle of a run: one has ended, another has begun.
+    deadline = time.monotonic() + 300
+    while sorted(record.status for record in sweep.records().values()) != ["finished", "running"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert outcomes(sweep) == outcomes(sweep_of(file, tmp_path / "one"))
+
+
+@pytest.mark.slow
+def test_jobs_of_submitit_run_the_sweep(declare, sweep_of, tmp_path):
+    pytest.importorskip("submitit")
+    file = declare(changes="seeds=(0, 1)")
+    workers = Workers(file, False, tmp_path / "out", jobs=2, quiet=True)
+    launch.slurm(workers, SlurmConfig(cluster="local"))
+    assert len(outcomes(sweep_of(file, tmp_path / "out"))) == 4
+    assert any((tmp_path / "out" / "submitit").iterdir())
+
+
+@pytest.mark.slow
+def test_a_preempted_job_is_queued_again(declare, tmp_path):
+    pytest.importorskip("submitit")
+    workers = Workers(declare(), False, tmp_path / "out", jobs=1)
+    again = launch.Resubmitted().checkpoint(*workers.arguments(0))
+    assert isinstance(again.function, launch.Resubmitted)
+    assert again.args == workers.arguments(0)
+
+
+@pytest.mark.slow
+def test_two_workers_of_a_ray_cluster_run_the_sweep(declare, sweep_of, tmp_path):
+    pytest.importorskip("ray")
+    file = declare(changes="seeds=(0, 1)")
+    launch.ray(Workers(file, False, tmp_path / "out", jobs=2, quiet=True), RayConfig())
+    assert len(outcomes(sweep_of(file, tmp_path / "out"))) == 4
+
+
+def test_a_launcher_that_is_not_installed_names_its_extra(one_line, declare, tmp_path, monkeypatch):
+    workers = Workers(declare(), False, tmp_path / "out", jobs=1)
+    for module, call in (
+        ("submitit", lambda: launch.slurm(workers, SlurmConfig())),
+        ("ray", lambda: launch.ray(workers, RayConfig())),
+    ):
+        monkeypatch.setitem(sys.modules, module, None)
+        extra = "slurm" if module == "submitit" else "ray"
+        with one_line(module, f"jxfer[{extra}]"):
+            call()
+
+
+def test_a_worker_that_raises_ends_the_sweep(one_line, declare, tmp_path):
+    file = declare()
+    workers = Workers(file, False, tmp_path / "out", jobs=2)
+    file.write_text("raise RuntimeError('broken since it was read')")
+    with one_line("workers died", "exit code 1"):
+        launch.local(workers)
