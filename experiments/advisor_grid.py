@@ -43,6 +43,7 @@ from typing import Any
 
 import numpy as np
 import tyro
+from images import copy_images, draw_images
 
 from jxfer import text
 from jxfer.commands.main import guard
@@ -169,27 +170,13 @@ def prepare(images: tyro.conf.Positional[pathlib.Path]) -> None:
         rng = np.random.default_rng(0)
         if "train" in stored:
             for split, source in stored.items():
-                _copy(source, images / name, _draw(source, rng, 100), IMAGES / name / split)
+                copy_images(
+                    source, images / name, draw_images(source, rng, 100), IMAGES / name / split
+                )
         else:
-            drawn = _draw(stored["test"], rng, 200)
+            drawn = draw_images(stored["test"], rng, 200)
             for split, part in (("train", drawn[:, :100]), ("test", drawn[:, 100:])):
-                _copy(stored["test"], images / name, part, IMAGES / name / split)
-
-
-def _draw(source: FolderSource, rng: np.random.Generator, count: int) -> np.ndarray:
-    """Positions of `count` images of each class, [classes, count]."""
-    members = [np.flatnonzero(source.labels == label) for label in range(len(source.class_names))]
-    return np.stack([rng.permutation(positions)[:count] for positions in members])
-
-
-def _copy(
-    source: FolderSource, root: pathlib.Path, drawn: np.ndarray, target: pathlib.Path
-) -> None:
-    for position in drawn.flat:
-        file = root / source.name(int(position))
-        where = target / file.parent.name
-        where.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, where)
+                copy_images(stored["test"], images / name, part, IMAGES / name / split)
 
 
 def run(

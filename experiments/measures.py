@@ -1,0 +1,86 @@
+"""Figures of a finished run beside its test accuracy; several experiments use them."""
+
+import pathlib
+
+import corruptions
+import numpy as np
+
+from jxfer.ablate.experiment import Measure
+from jxfer.commands import evaluate
+from jxfer.data.sources import DataConfig, Source, open_for_evaluation
+from jxfer.errors import UserError
+from jxfer.probe import features
+from jxfer.train import run_folder
+from jxfer.zoo import weights
+from jxfer.zoo.pretrained import create_model
+
+
+def accuracy_on(spec: str) -> Measure:
+    """Percent of the test images of other data that a run's best model gets right.
+
+    Args:
+      spec: a data spec with a test split of the run's classes.
+    """
+    return lambda run: _accuracy(run, _test(spec))
+
+
+def accuracy_under_corruption(spec: str) -> Measure:
+    """Percent of corrupted test images, the mean over all of `corruptions.CORRUPTIONS`.
+
+    Args:
+      spec: a data spec with a test split of the run's classes.
+    """
+
+    def accuracy(run: pathlib.Path) -> float:
+        images = _test(spec)
+        shifted = (corruptions.Corrupted(images, name) for name in corruptions.CORRUPTIONS)
+        return float(np.mean([_accuracy(run, source) for source in shifted]))
+
+    return accuracy
+
+
+def feature_drift(spec: str) -> Measure:
+    """How far a run has moved the features of test images: mean of |f(x) - f0(x)| / |f0(x)|.
+
+    f are the pooled features of its best model, f0 those that it started from, both with BatchNorm
+    on its stored averages. Kumar et al. 2022, section 4, compare the distances |f(x) - f0(x)|;
+    relative ones have no unit.
+
+    Args:
+      spec: a data spec with a test split.
+    """
+
+    def drift(run: pathlib.Path) -> float:
+        config, images = run_folder.read_config(run), _test(spec)
+        end = weights.load(str(run))
+        start = create_model(config.model, end.card.class_names, seed=config.seed, zoo=config.zoo)
+        before, after = (
+            features.extract(start.model, start.preprocessing, variables, images, ["pooled"])
+            for variables in (start.variables, end.variables)
+        )
+        moved = np.linalg.norm(after["pooled"] - before["pooled"], axis=-1)
+        return float(np.mean(moved / np.linalg.norm(before["pooled"], axis=-1)))
+
+    return drift
+
+
+def source_accuracy(run: pathlib.Path) -> float | None:
+    """Test accuracy, in percent, of the run that a run started from; None without a test split."""
+    config = run_folder.read_config(run)
+    before = run_folder.read_summary(pathlib.Path(config.model.weights or ""))
+    if before is None:
+        raise UserError(f"{run} does not start from a finished run")
+    accuracy = before["test_accuracy"]
+    return None if accuracy is None else 100 * accuracy
+
+
+def _accuracy(run: pathlib.Path, images: Source) -> float:
+    found = weights.load(str(run))
+    if images.class_names != found.card.class_names:
+        raise UserError(f"{run} has learned other classes than {', '.join(images.class_names)}")
+    evaluator, variables = evaluate.build(found.card, found.variables, batch_size=128)
+    return 100 * evaluator.evaluate(variables, images).accuracy
+
+
+def _test(spec: str) -> Source:
+    return open_for_evaluation(DataConfig(spec), "test")

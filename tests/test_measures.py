@@ -1,0 +1,44 @@
+"""Measures of the experiments, on runs whose figures are known."""
+
+import importlib
+import pathlib
+
+import pytest
+
+from jxfer.data.sources import DataConfig
+from jxfer.train.config import TrainConfig
+from jxfer.train.loop import run_config
+from jxfer.transfer.optimizer import OptimizerConfig
+from jxfer.transfer.strategy import StrategyConfig
+from jxfer.zoo.pretrained import ModelConfig
+
+EXPERIMENTS = pathlib.Path(__file__).resolve().parent.parent / "experiments"
+
+
+@pytest.fixture
+def measures(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    return importlib.import_module("measures")
+
+
+@pytest.mark.slow
+def test_measures_of_a_probe_and_of_what_is_fine_tuned_from_it(measures, tmp_path):
+    def run(name, weights, strategy):
+        config = TrainConfig(
+            data=DataConfig("digits", per_class=4),
+            model=ModelConfig(weights),
+            strategy=StrategyConfig(strategy),
+            optimizer=OptimizerConfig(lr=0.1),
+            epochs=1.0,
+            batch_size=40,
+        )
+        return 100 * run_config(config, tmp_path / name, quiet=True)["test_accuracy"]
+
+    accuracy = run("probe", "resnet20-glyphs", "linear_probe")
+    run("tuned", str(tmp_path / "probe"), "full")
+    probe, tuned = tmp_path / "probe", tmp_path / "tuned"
+    assert measures.accuracy_on("digits")(probe) == accuracy
+    assert measures.accuracy_under_corruption("digits")(probe) < accuracy
+    assert measures.feature_drift("digits")(probe) == 0
+    assert measures.feature_drift("digits")(tuned) > 0
+    assert measures.source_accuracy(tuned) == accuracy
