@@ -231,7 +231,7 @@ def make_outputs_step(
     return outputs_step
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)  # a sweep goes round some dozen arms and rates
 def compiled_train_step(plan: Plan, after: str | None = None) -> Callable[..., Any]:
     """`step(state, batch, reference)` on every device, compiled once for equal plans.
 

@@ -27,6 +27,7 @@ def predicted(capsys, *args):
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_at_the_training_size_the_one_score_is_the_classifiers(entry, images, tmp_path, capsys):
     folder = images / "test" / "ants"
     whole = predicted(capsys, entry, folder)

@@ -35,6 +35,7 @@ def test_four_parts_take_the_step_of_the_whole_batch(name, head):
     assert [leaf.dtype for leaf in sums_of_four.values()] == [leaf.dtype for leaf in sums.values()]
 
 
+@pytest.mark.slow
 def test_batchnorm_normalises_each_part_and_its_averages_follow_part_by_part():
     """Two parts move the averages as two passes over them, each of momentum 0.9, would."""
     plan = make_plan("scratch", accumulate=2)

@@ -34,6 +34,7 @@ def test_the_state_stays_float32_and_the_loss_falls(plan):
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.slow
 def test_the_first_loss_is_near_that_in_float32(plan):
     """Seven convolutions, three roundings each of at most 2^-8 (see tests/models)."""
     exact, rounded = (train(p, steps=1)[0][1]["loss"] for p in (plan, in_bfloat16(plan)))

@@ -103,6 +103,7 @@ def test_a_bad_range_is_named(fields, words, one_line):
         SweepConfig(**fields)
 
 
+@pytest.mark.slow
 def test_a_sweep_reads_training_images_alone_and_ends_where_the_loss_diverges(
     small_config, images, tmp_path
 ):

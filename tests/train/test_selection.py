@@ -91,6 +91,7 @@ def test_a_run_stops_and_a_kill_before_its_summary_changes_nothing(play, small_c
     assert (run / "model" / "card.json").exists()
 
 
+@pytest.mark.slow
 def test_a_kill_between_two_evaluations_keeps_the_count(play, small_config, tmp_path):
     config = small_config(patience=2, checkpoint_every=1)
     run = tmp_path / "run"
