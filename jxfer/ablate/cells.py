@@ -41,11 +41,15 @@ class Record:
     """What is known of a cell."""
 
     status: Literal["running", "finished", "failed"]
-    attempts: int = 1
-    """Processes that have begun it."""
+    """Of the run itself."""
+    attempts: int = 0
+    """Processes that have begun to work on it, and neither came to an end nor were interrupted."""
     error: str | None = None
-    """One line."""
+    """Why the run failed, in one line."""
     measures: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    """Of a finished run that stands in the table."""
+    failed_measures: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Why a measure failed, in one line."""
     val_accuracy: float | None = None
     test_correct: int | None = None
     test_examples: int | None = None
@@ -80,9 +84,16 @@ def with_shared_cache(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, cache=dataclasses.replace(config.cache, mode="shared"))
 
 
-def read(file: pathlib.Path) -> Record:
+def read(file: pathlib.Path) -> Record | None:
+    """A record; None where there is none.
+
+    Raises:
+      UserError: it is damaged.
+    """
     try:
         value = json.loads(file.read_text())
+    except FileNotFoundError:
+        return None
     except ValueError:
         raise UserError(f"{file}: not valid JSON; delete it to run the cell again") from None
     return decode(Record, value, str(file))
@@ -95,6 +106,13 @@ def unique(jobs: Iterable[Job]) -> list[Job]:
         if job.key not in found or job.role == "table":
             found[job.key] = job
     return list(found.values())
+
+
+def error_of(record: Record) -> str | None:
+    """Why a run, or a measure of it, failed."""
+    if record.error is not None:
+        return record.error
+    return "; ".join(f"{name}: {why}" for name, why in record.failed_measures.items()) or None
 
 
 def as_json(search: Search) -> dict[str, Any]:

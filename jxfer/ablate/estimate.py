@@ -39,10 +39,11 @@ class Kind:
     steps: int
     """Of one run."""
     flops: float
-    """Of one run's training steps on images, as the compiler counts them, on one device."""
+    """Of one run's training steps, as the compiler counts them, on one device; a prefix that is
+    cached has no part in them."""
     seconds: float
-    """Of one run's training steps; a prefix that is cached is not run again. Compiling, reading
-    images and evaluation come on top."""
+    """Of the same steps. Compiling, filling the cache, reading images and evaluation come on top.
+    """
 
 
 def estimate(sweep: Sweep) -> list[Kind]:
@@ -105,25 +106,27 @@ def _set_up(cell: Cell, splits: Splits, steps: int) -> tuple[Pretrained, tuple[P
     if cell.after is None:
         return plans.set_up(config, names, steps, per_epoch, splits.train)
     # What it starts from is still to be trained: random values of the same network stand for it.
-    arch, through = _network(cell)
-    model = dataclasses.replace(config.model, weights=None, arch=arch, through=through, reuse=())
+    kept = config.model.head == "keep"
+    model = dataclasses.replace(config.model, weights=None, **_network(cell), reuse=(), head="new")
     config = dataclasses.replace(config, model=model)
-    pretrained = plans.load(config, names).as_if_loaded()
+    pretrained = plans.load(config, names).as_if_loaded(head=kept)
     return pretrained, plans.make_plans(config, pretrained, steps, per_epoch)
 
 
-def _network(cell: Cell) -> tuple[str, str | None]:
-    """Architecture and last stage, as far as they differ from the architecture's own."""
+def _network(cell: Cell) -> dict[str, Any]:
+    """`arch`, `through` and `image_size` of a cell's model, as it has them from its weights."""
     model = cell.config.model
     if cell.after is not None:
-        arch, through = _network(cell.after)
+        known = _network(cell.after)
     elif model.weights is not None:
         card = weights.load(model.weights, arch=model.arch, zoo=cell.config.zoo).card
-        arch, through = card.arch, card.through
+        known = {"arch": card.arch, "through": card.through}
+        known["image_size"] = card.preprocessing.size
     else:
-        assert model.arch is not None
-        arch, through = model.arch, None
-    return model.arch or arch, model.through or through
+        known = dict.fromkeys(("arch", "through", "image_size"))
+    if model.arch is not None and known["arch"] not in (None, model.arch):
+        known["through"] = None
+    return {name: getattr(model, name) or value for name, value in known.items()}
 
 
 def _time(

@@ -7,6 +7,7 @@ every machine sees them under the same paths.
 import dataclasses
 import importlib
 import multiprocessing.connection
+import os
 import pathlib
 import sys
 from typing import Any, Literal
@@ -14,8 +15,8 @@ from typing import Any, Literal
 from jxfer.ablate import worker
 from jxfer.errors import UserError
 
-RESTARTS = 10
-"""Processes that may die in all before a local sweep gives up."""
+RESTARTS = 3
+"""Times that a worker may die, one after another, without having begun a cell."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ class RayConfig:
     """Of a running cluster, or auto; a cluster on this machine is started unless given."""
     cpus: float = 1
     gpus: float = 0
+    """0 hides them from the worker."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Workers:
     folder: pathlib.Path
     jobs: int
     quiet: bool = False
+
+    def begun(self) -> int:
+        """When a cell was begun or ended last, in ns."""
+        files = (self.folder / "cells").glob("*.json")
+        return max((file.stat().st_mtime_ns for file in files), default=0)
 
     def arguments(self, index: int) -> tuple[Any, ...]:
         """Of `worker.work`, for one of them; plain values that survive a trip to another host."""
@@ -78,7 +85,7 @@ def local(workers: Workers) -> None:
         return process
 
     alive = {index: start(index) for index in range(workers.jobs)}
-    died = 0
+    idle, begun = 0, workers.begun()
     try:
         while alive:
             sentinels = {process.sentinel: index for index, process in alive.items()}
@@ -88,11 +95,10 @@ def local(workers: Workers) -> None:
                 process.join()
                 if process.exitcode == 0:
                     continue
-                died += 1
-                if (process.exitcode or 0) > 0 or died > RESTARTS:
+                idle, begun = (idle + 1 if begun == workers.begun() else 0), workers.begun()
+                if (process.exitcode or 0) > 0 or idle >= RESTARTS:
                     raise UserError(
-                        f"{died} of the workers died, the last one with exit code "
-                        f"{process.exitcode}; the same command goes on"
+                        f"a worker died with exit code {process.exitcode}; the same command goes on"
                     )
                 alive[index] = start(index)  # a signal, such as the kernel's when memory is short
     finally:
@@ -121,11 +127,18 @@ def slurm(workers: Workers, config: SlurmConfig) -> None:
     )
     with executor.batch():
         jobs = [executor.submit(Resubmitted(), *workers.arguments(i)) for i in range(workers.jobs)]
-    for job in jobs:
-        try:
+    try:
+        for job in jobs:
             job.result()
-        except submitit.core.utils.FailedJobError as error:
-            raise UserError(f"--launcher slurm: job {job.job_id} failed: {error}") from None
+    except submitit.core.utils.UncompletedJobError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise UserError(
+            f"--launcher slurm: job {job.job_id}: {last}; see {job.paths.stderr}"
+        ) from None
+    finally:
+        for job in jobs:
+            if not job.done():
+                job.cancel()
 
 
 def ray(workers: Workers, config: RayConfig) -> None:
@@ -134,17 +147,18 @@ def ray(workers: Workers, config: RayConfig) -> None:
     Raises:
       UserError: Ray is not installed, or there is no cluster at the address.
     """
-    ray = _extra("ray", "ray")
+    cluster = _extra("ray", "ray")
     try:
-        # What its workers print is in their logs; the records tell how far the sweep is.
-        ray.init(address=config.address, log_to_driver=not workers.quiet)
+        cluster.init(address=config.address, log_to_driver=not workers.quiet)
     except (ConnectionError, ValueError) as error:
         raise UserError(f"--ray.address {config.address}: {error}") from None
     try:
-        task = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus, max_retries=RESTARTS)(_work)
-        ray.get([task.remote(*workers.arguments(index)) for index in range(workers.jobs)])
+        options = {"num_cpus": config.cpus, "num_gpus": config.gpus, "max_retries": RESTARTS}
+        task = cluster.remote(**options)(_work_in)
+        here = str(pathlib.Path.cwd())  # its workers start elsewhere
+        cluster.get([task.remote(here, *workers.arguments(i)) for i in range(workers.jobs)])
     finally:
-        ray.shutdown()
+        cluster.shutdown()
 
 
 class Resubmitted:
@@ -158,7 +172,8 @@ class Resubmitted:
         return _extra("submitit", "slurm").helpers.DelayedSubmission(self, *arguments)
 
 
-def _work(*arguments: Any) -> None:
+def _work_in(folder: str, *arguments: Any) -> None:
+    os.chdir(folder)
     worker.work(*arguments)
 
 

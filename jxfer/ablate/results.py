@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jxfer.ablate import verdicts
-from jxfer.ablate.cells import Job, Record, as_json
+from jxfer.ablate.cells import Job, Record, as_json, error_of
 from jxfer.ablate.claims import ACCURACY, Values
 from jxfer.ablate.experiment import File
 from jxfer.ablate.sweep import Sweep
@@ -63,6 +63,12 @@ def write(file: File, folder: pathlib.Path, command: str) -> dict[str, Any]:
     return result
 
 
+def check(sweep: Sweep) -> None:
+    """Raises UserError where a claim speaks of what the table does not have."""
+    places = {setting.name: setting.x for setting in sweep.experiment.settings}
+    verdicts.judge(sweep.experiment.claims, values(sweep, {}), places)
+
+
 def values(sweep: Sweep, records: Mapping[str, Record]) -> Values:
     """(setting, arm, measure) -> figure of each seed that has one; {} where none has."""
     measures = (ACCURACY, *sweep.experiment.measures)
@@ -80,10 +86,11 @@ def values(sweep: Sweep, records: Mapping[str, Record]) -> Values:
 
 
 def _cell(job: Job, record: Record | None) -> dict[str, Any]:
-    known = dataclasses.asdict(record) if record else {"status": "missing", "error": None}
-    if known["status"] == "running":
-        known["status"] = "missing"
-    known.pop("attempts", None)
+    known = {"status": "missing", "error": None}
+    if record is not None and record.status != "running":
+        known = dataclasses.asdict(record) | {"error": error_of(record)}
+        for name in ("attempts", "failed_measures"):
+            del known[name]
     return {
         "key": job.key,
         "role": job.role,

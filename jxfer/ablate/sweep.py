@@ -17,6 +17,7 @@ import dataclasses
 import datetime
 import json
 import logging
+import os
 import pathlib
 import socket
 import sys
@@ -29,7 +30,7 @@ import numpy as np
 from jxfer.ablate import cells
 from jxfer.ablate.cells import Job, Record, Role, Search, key_of, with_shared_cache
 from jxfer.ablate.claims import ACCURACY
-from jxfer.ablate.experiment import Choice, Experiment, Setting
+from jxfer.ablate.experiment import Choice, Experiment, Measure, Setting
 from jxfer.errors import UserError
 from jxfer.train import loop, run_folder
 
@@ -42,7 +43,8 @@ class Sweep:
 
     def __init__(self, experiment: Experiment, folder: pathlib.Path) -> None:
         self.experiment = experiment
-        self.cells = folder / "cells"
+        # One spelling of the folder, since a run remembers what it starts from.
+        self.cells = pathlib.Path(os.path.relpath(folder)) / "cells"
 
     def records(self) -> dict[str, Record]:
         """What is on disk, by key.
@@ -51,13 +53,20 @@ class Sweep:
           UserError: a record is damaged.
         """
         files = sorted(self.cells.glob("*.json")) if self.cells.is_dir() else []
-        return {file.stem: cells.read(file) for file in files}
+        found = {file.stem: cells.read(file) for file in files}
+        return {key: record for key, record in found.items() if record is not None}
 
     def retry(self) -> None:
-        """Forgets failures, and how often a process died of a cell."""
-        for key, record in self.records().items():
-            if record.status != "finished":
-                (self.cells / f"{key}.json").unlink(missing_ok=True)
+        """Forgets failures; not those of cells that another process is at."""
+        for key in self.records():
+            with self._lock(key) as held:
+                record = self._read(key) if held else None
+                if record is None or not (record.status == "failed" or record.failed_measures):
+                    continue
+                if record.status == "failed":
+                    (self.cells / f"{key}.json").unlink()
+                else:
+                    self._write(key, dataclasses.replace(record, failed_measures={}))
 
     def jobs(self, records: Mapping[str, Record]) -> list[Job]:
         """All that are known by now: searches, and tables whose search is over.
@@ -65,11 +74,13 @@ class Sweep:
         In the order of settings, arms and seeds, so that those of one compiled program stand side
         by side; each after the cells that it starts from.
         """
-        found: dict[tuple[str, Role, str, str], Job] = {}
+        found: dict[tuple[str, ...], Job] = {}
         for setting in self.experiment.settings:
             for arm in self.experiment.arms:
                 for job in self._arm(setting, arm, records):
-                    found.setdefault((job.key, job.role, job.setting, job.arm), job)
+                    # A source is that of all who start from it.
+                    place = () if job.role == "source" else (job.setting, job.arm)
+                    found.setdefault((job.key, job.role, *place), job)
         return list(found.values())
 
     def planned(self) -> list[Job]:
@@ -97,7 +108,7 @@ class Sweep:
         record = records.get(job.key)
         if record is None or record.status == "running":
             return False
-        return record.status == "failed" or job.role != "table" or not self._missing(record)
+        return record.status == "failed" or not self._missing(job, record)
 
     def run(self, job: Job) -> Record | None:
         """Runs a job in this process, unless another one does, or it has to wait.
@@ -108,28 +119,54 @@ class Sweep:
           Its record, or None where nothing was done.
         """
         self.cells.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(filelock.FileLock(self.cells / f"{job.key}.lock", timeout=0))
-            except filelock.Timeout:
-                return None
+        with self._lock(job.key) as held:
             # Read again: it may have ended between the list and the lock.
-            before = self._read(job.key)
-            if before and self.is_over(job, {job.key: before}):
+            before = self._read(job.key) if held else None
+            if not held or (before and self.is_over(job, {job.key: before})):
                 return None
-            if (obstacle := self._obstacle(job, before)) == "":
-                return None
-            if obstacle is not None:
-                return self._write(job.key, Record("failed", error=obstacle))
-            attempts = before.attempts + 1 if before and before.status == "running" else 1
-            if before is None or before.status == "running":
-                self._write(job.key, Record("running", attempts))
+            begun = before or Record("running")
+            if begun.status == "running" and job.cell.after is not None:
+                source = self._read(key_of(job.cell.after))
+                if source is None or source.status == "running":
+                    return None
+                if source.status == "failed":
+                    told = f"the run that it starts from failed: {source.error}"
+                    return self._write(job.key, Record("failed", error=told))
+            if begun.attempts >= ATTEMPTS:
+                return self._write(job.key, self._given_up(begun))
+            self._write(job.key, dataclasses.replace(begun, attempts=begun.attempts + 1))
             try:
                 with _logged(self.cells / f"{job.key}.log", job):
-                    record = self._run(job, before)
-            except Exception as error:
-                record = Record("failed", attempts, error=_one_line(error))
+                    record = self._work(job, begun)
+            except BaseException:  # interrupted, preempted: none of its doing
+                self._write(job.key, begun)
+                raise
             return self._write(job.key, record)
+
+    def _work(self, job: Job, begun: Record) -> Record:
+        """Runs what is left of a job: the run, its measures, or both."""
+        record = begun
+        if begun.status == "running":
+            try:
+                record = self._run(job)
+            except Exception as error:
+                return Record("failed", error=_one_line(error))
+        measures, failed = dict(record.measures), dict(record.failed_measures)
+        for name, measure in self._missing(job, record).items():
+            try:
+                value = measure(self.cells / job.key)
+                measures[name] = None if value is None else float(value)
+            except Exception as error:
+                failed[name] = _one_line(error)
+        return dataclasses.replace(record, attempts=0, measures=measures, failed_measures=failed)
+
+    def _given_up(self, begun: Record) -> Record:
+        told = f"{begun.attempts} processes died of it; see its log"
+        if begun.status == "running":
+            return Record("failed", error=told)
+        names = (ACCURACY, *self.experiment.measures)
+        failed = {name: told for name in names if name not in begun.measures}
+        return dataclasses.replace(begun, attempts=0, failed_measures=failed)
 
     def _arm(self, setting: Setting, arm: str, records: Mapping[str, Record]) -> Iterator[Job]:
         if not self._exists(setting, arm):
@@ -198,19 +235,7 @@ class Sweep:
             chain.insert(0, dataclasses.replace(job, cell=chain[0].cell.after, role="source"))
         yield from chain
 
-    def _obstacle(self, job: Job, before: Record | None) -> str | None:
-        """Why a job cannot run; "" where it has to wait for another one."""
-        if job.cell.after is not None:
-            source = self._read(key_of(job.cell.after))
-            if source is None or source.status == "running":
-                return ""
-            if source.status == "failed":
-                return f"the run that it starts from failed: {source.error}"
-        if before and before.status == "running" and before.attempts >= ATTEMPTS:
-            return f"{before.attempts} processes died of it; see its log"
-        return None
-
-    def _run(self, job: Job, before: Record | None) -> Record:
+    def _run(self, job: Job) -> Record:
         folder = self.cells / job.key
         config = with_shared_cache(job.cell.config)
         if job.cell.after is not None:
@@ -220,17 +245,8 @@ class Sweep:
             )
         summary = run_folder.read_summary(folder) or loop.run_config(config, folder)
         timing = json.loads((folder / "timing.json").read_text())
-        measures = dict(before.measures) if before and before.status == "finished" else {}
-        if job.role == "table":
-            if summary["test_accuracy"] is None:
-                raise UserError("its data have no test split, so it cannot stand in a table")
-            measures[ACCURACY] = 100 * summary["test_accuracy"]
-            for name, measure in self.experiment.measures.items():
-                if name not in measures:
-                    measures[name] = measure(folder)
         return Record(
             "finished",
-            measures=measures,
             val_accuracy=summary["val_accuracy"],
             test_correct=summary["test_correct"],
             test_examples=summary["test_examples"],
@@ -238,42 +254,72 @@ class Sweep:
             commit=summary["commit"],
         )
 
-    def _missing(self, record: Record) -> set[str]:
-        return {ACCURACY, *self.experiment.measures} - set(record.measures)
+    def _missing(self, job: Job, record: Record) -> dict[str, Measure]:
+        """Measures that a job is to have and that were not tried yet."""
+        if job.role != "table":
+            return {}
+        known = {*record.measures, *record.failed_measures}
+        every: dict[str, Measure] = {ACCURACY: _test_accuracy, **self.experiment.measures}
+        return {name: measure for name, measure in every.items() if name not in known}
+
+    @contextlib.contextmanager
+    def _lock(self, key: str) -> Iterator[bool]:
+        """Whether a cell is this process's, which no other has then."""
+        lock = filelock.FileLock(self.cells / f"{key}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
 
     def _read(self, key: str) -> Record | None:
-        file = self.cells / f"{key}.json"
-        return cells.read(file) if file.exists() else None
+        return cells.read(self.cells / f"{key}.json")
 
     def _write(self, key: str, record: Record) -> Record:
         run_folder.write_json(self.cells / f"{key}.json", dataclasses.asdict(record))
         return record
 
 
+def _test_accuracy(run: pathlib.Path) -> float:
+    summary = run_folder.read_summary(run)
+    if summary is None or summary["test_accuracy"] is None:
+        raise UserError("its data have no test split, so it cannot stand in a table")
+    return 100 * float(summary["test_accuracy"])
+
+
 def _one_line(error: Exception) -> str:
+    """Told to people; the traceback goes to the log."""
+    traceback.print_exception(error)
+    if type(error).__module__.startswith("submitit"):
+        raise error  # of the job that runs the worker, by a signal, whatever it was at
     told = " ".join(str(error).split())
     return told if isinstance(error, UserError) else f"{type(error).__name__}: {told[:300]}"
 
 
 @contextlib.contextmanager
 def _logged(file: pathlib.Path, job: Job) -> Iterator[None]:
-    """Sends to a file what a run says, start-up table and traceback included."""
+    """Sends to a file what a run says, start-up table included, and what libraries below Python do."""
     log = logging.getLogger("jxfer")
-    with file.open("a") as stream, contextlib.redirect_stderr(stream):
+    with file.open("a", buffering=1) as stream, contextlib.redirect_stderr(stream):
         handler = logging.StreamHandler(stream)
         handler.setFormatter(logging.Formatter("jxfer: %(message)s"))
         handlers, log.handlers = log.handlers, [handler]
+        stderr = os.dup(2)
+        os.dup2(stream.fileno(), 2)  # where XLA writes when it aborts
         try:
             _say(f"{job.setting} | {job.arm} | {dict(job.choice)} | seed {job.seed}, {job.role}")
             yield
-            _say("finished")
-        except BaseException:
-            traceback.print_exc()
-            raise
+            _say("done")
         finally:
             log.handlers = handlers
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def _say(text: str) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    print(f"{now} {socket.gethostname()}: {text}", file=sys.stderr)
+    print(f"{now} {socket.gethostname()} {os.getpid()}: {text}", file=sys.stderr)

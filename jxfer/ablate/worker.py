@@ -7,6 +7,7 @@ a sweep where its workers run, and how many there are.
 
 import contextlib
 import logging
+import multiprocessing
 import pathlib
 import sys
 import time
@@ -16,7 +17,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from jxfer.ablate import experiment
-from jxfer.ablate.cells import Job, Record, unique
+from jxfer.ablate.cells import Job, Record, error_of, unique
 from jxfer.ablate.claims import ACCURACY
 from jxfer.ablate.sweep import Sweep
 
@@ -66,7 +67,8 @@ def _compiled_programs(folder: pathlib.Path) -> Iterator[None]:
 
 def _work(sweep: Sweep, index: int, count: int, quiet: bool) -> None:
     last: tuple[str, str] | None = None
-    while True:
+    parent = multiprocessing.parent_process()
+    while parent is None or parent.is_alive():
         records = sweep.records()
         jobs = unique(sweep.jobs(records))
         left = [job for job in jobs if not sweep.is_over(job, records)]
@@ -87,8 +89,8 @@ def _work(sweep: Sweep, index: int, count: int, quiet: bool) -> None:
 
 
 def _tell(job: Job, record: Record, number: int, known: int) -> None:
-    if record.status == "failed":
-        outcome = f"failed: {record.error}"
+    if error := error_of(record):
+        outcome = f"failed: {error}"
     elif job.role == "table":
         outcome = f"test {record.measures[ACCURACY]:.1f} %, {record.seconds:.0f} s"
     else:

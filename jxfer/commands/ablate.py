@@ -55,6 +55,7 @@ def main(args: list[str]) -> int:
         declared = experiment.load(file, small)
         folder = out or pathlib.Path("runs") / declared.name
         sweep = Sweep(declared.experiment, folder)
+        results.check(sweep)
         if dry_run:
             _print_estimate(estimate(sweep), json)
             return 0
@@ -69,16 +70,16 @@ def main(args: list[str]) -> int:
             else:
                 launch.local(workers)
         finally:
-            # Also of a sweep that was interrupted: what is there is told, and what is missing.
+            # Of a sweep that was interrupted as well: jxfer report tells what is there.
             found = results.write(declared, folder, shlex.join(["jxfer", "ablate", *args]))
         page = report.write(folder)
         print(text.to_json(found) if json else (page / "report.md").read_text())
-        failed = [cell for cell in found["cells"] if cell["status"] == "failed"]
-        for cell in failed:
+        left = [cell for cell in found["cells"] if cell["error"] or cell["status"] != "finished"]
+        for cell in left:
             place = f"{cell['setting']} | {cell['arm']} | seed {cell['seed']}"
-            print(f"failed: {place}: {cell['error']}", file=sys.stderr)
+            print(f"failed: {place}: {cell['error'] or cell['status']}", file=sys.stderr)
         print(f"report: {page}/index.html", file=sys.stderr)
-        return 1 if failed else 0
+        return 1 if left else 0
 
     return tyro.cli(ablate, prog="jxfer ablate", args=args, config=(tyro.conf.FlagCreatePairsOff,))
 
@@ -105,5 +106,5 @@ def _print_estimate(kinds: list[Kind], json: bool) -> None:
     print(text.table(rows))
     print(
         f"{cells} cells; their steps take {total / 60:.1f} minutes in one process on this machine. "
-        "Compiling, reading images, evaluation and measures come on top."
+        "Compiling, filling caches, reading images, evaluation and measures come on top."
     )
