@@ -302,7 +302,7 @@ def _one_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _logged(file: pathlib.Path, job: Job) -> Iterator[None]:
-    """Sends to a file what a run says, start-up table included, and what libraries below Python do."""
+    """Sends to a file what a run says, start-up table included, and libraries below Python too."""
     log = logging.getLogger("jxfer")
     with file.open("a", buffering=1) as stream, contextlib.redirect_stderr(stream):
         handler = logging.StreamHandler(stream)

@@ -70,7 +70,7 @@ def _sections(found: Results) -> dict[str, Table | Chart]:
     if found.budget > 1:
         sections["hyper-parameters"] = sweep_tables.search(found)
     sections["intervals"] = sweep_tables.intervals(found)
-    if any(cell.status != "finished" for cell in found.cells):
+    if any(cell.status != "finished" or cell.error for cell in found.cells):
         sections["unfinished"] = sweep_tables.unfinished(found)
     return sections
 

@@ -173,14 +173,14 @@ def told(choice: Choice, ends: frozenset[str] = frozenset()) -> str:
 
 
 def unfinished(results: Results) -> Table:
-    """Cells that failed, and cells that did not run."""
+    """Cells that failed, cells that did not run, and those of which a measure failed."""
     rows: list[list[Cell]] = [
         [
             *(cell.status, cell.role, cell.setting, cell.arm, str(cell.seed)),
             *(told(cell.choice), cell.error or NONE),
         ]
         for cell in results.cells
-        if cell.status != "finished"
+        if cell.status != "finished" or cell.error
     ]
     columns = ["status", "role", "setting", "arm", "seed", "choice", "error"]
     return Table("Failed and missing cells", columns, rows, "They are in no mean.")
@@ -214,9 +214,9 @@ def _interval(pair: tuple[float, float] | None, show: Callable[[float], str]) ->
 def _why_none(results: Results, setting: str, arm: str) -> str:
     """Why a place of the table has no figure: `failed`, `missing`, or that there is no such arm."""
     found = {
-        cell.status
+        "failed" if cell.error else cell.status
         for cell in results.cells
-        if (cell.setting, cell.arm) == (setting, arm) and cell.status != "finished"
+        if (cell.setting, cell.arm) == (setting, arm) and (cell.error or cell.status != "finished")
     }
     return ", ".join(sorted(found)) or NONE
 

@@ -99,7 +99,7 @@ class Pretrained:
         return model, self.variables | {"params": params | {"head": {"linear": head}}}
 
     def as_if_loaded(self, head: bool = False) -> "Pretrained":
-        """Random values stand for pretrained ones: they count as loaded, the head's if asked for."""
+        """Random values stand for pretrained ones and count as loaded: the head's if asked for."""
         paths = self.report.reinitialised
         new = tuple(path for path in paths if path.split("/")[1] == "head" and not head)
         loaded = tuple(path for path in paths if path not in new)

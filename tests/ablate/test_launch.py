@@ -36,6 +36,12 @@ def outcomes(sweep):
     return found
 
 
+def processes(folder):
+    """Numbers of the processes that ran cells, from their logs."""
+    logs = (file.read_text() for file in (folder / "cells").glob("*.log"))
+    return {line.split()[2] for log in logs for line in log.splitlines() if " | seed " in line}
+
+
 def test_one_worker_runs_all_and_again_nothing(declare, sweep_of, tmp_path, capsys):
     file = declare("seeds=(0, 1)")
     worker.work(str(file), False, str(tmp_path / "out"))
@@ -53,6 +59,7 @@ def test_two_processes_leave_the_same_bits_as_one(declare, sweep_of, tmp_path):
     worker.work(str(file), False, str(tmp_path / "one"), quiet=True)
     launch.local(Workers(file, False, tmp_path / "two", jobs=2, quiet=True))
     assert outcomes(sweep_of(file, tmp_path / "two")) == outcomes(sweep_of(file, tmp_path / "one"))
+    assert len(processes(tmp_path / "two")) == 2
 
 
 @pytest.mark.slow
@@ -62,9 +69,9 @@ def test_a_cell_that_kills_its_process_does_not_stop_the_rest(declare, sweep_of,
     sweep = sweep_of(file, tmp_path / "out")
     records = sweep.records()
     found = {(job.arm, job.seed): records[job.key] for job in sweep.jobs(records)}
-    failed = {place for place, record in found.items() if record.status == "failed"}
-    assert failed == {("short", 1), ("long", 1)}
-    assert "2 processes died of it" in found["short", 1].error
+    failed = {place: record.failed_measures for place, record in found.items()}
+    assert {place for place, why in failed.items() if why} == {("short", 1), ("long", 1)}
+    assert "2 processes died of it" in failed["short", 1]["deadly"]
     assert found["long", 2].measures["deadly"] == 1.0
 
 
@@ -108,9 +115,10 @@ def test_a_preempted_job_is_queued_again(declare, tmp_path):
 @pytest.mark.slow
 def test_two_workers_of_a_ray_cluster_run_the_sweep(declare, sweep_of, tmp_path):
     pytest.importorskip("ray")
-    file = declare(changes="seeds=(0, 1)")
+    file = declare()
     launch.ray(Workers(file, False, tmp_path / "out", jobs=2, quiet=True), RayConfig())
-    assert len(outcomes(sweep_of(file, tmp_path / "out"))) == 4
+    assert len(outcomes(sweep_of(file, tmp_path / "out"))) == 6
+    assert len(processes(tmp_path / "out")) == 2
 
 
 def test_a_launcher_that_is_not_installed_names_its_extra(one_line, declare, tmp_path, monkeypatch):
@@ -130,5 +138,5 @@ def test_a_worker_that_raises_ends_the_sweep(one_line, declare, tmp_path):
     file = declare()
     workers = Workers(file, False, tmp_path / "out", jobs=2)
     file.write_text("raise RuntimeError('broken since it was read')")
-    with one_line("workers died", "exit code 1"):
+    with one_line("a worker died", "exit code 1"):
         launch.local(workers)

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
+from jxfer import trees
 from jxfer.ablate import experiment
 from jxfer.ablate.cells import Record, key_of, unique
 from jxfer.ablate.claims import ACCURACY
@@ -13,6 +15,7 @@ from jxfer.ablate.sweep import Sweep
 from jxfer.data.sources import DataConfig
 from jxfer.train.config import TrainConfig
 from jxfer.transfer.optimizer import OptimizerConfig
+from jxfer.zoo import store
 from jxfer.zoo.pretrained import ModelConfig
 
 RATES = ({"lr": 0.1}, {"lr": 0.2}, {"lr": 0.3})
@@ -194,12 +197,28 @@ def test_what_fails_is_told_in_one_line_and_tried_again_when_asked(declare, tmp_
     sweep = Sweep(experiment.load(file).experiment, tmp_path / "out")
     job = sweep.jobs({})[0]
     record = sweep.run(job)
-    assert (record.status, record.error) == ("failed", "ValueError: no such thing")
+    # The run itself is as good as ever: others may start from it, and its accuracy counts.
+    assert record.status == "finished"
+    assert list(record.measures) == [ACCURACY]
+    assert record.failed_measures == {"careless": "ValueError: no such thing"}
     log = (sweep.cells / f"{job.key}.log").read_text()
     assert "Traceback" in log
     assert sweep.is_over(job, sweep.records())
     sweep.retry()
-    assert sweep.records() == {}
+    assert sweep.records() == {job.key: dataclasses.replace(record, failed_measures={})}
+    assert not sweep.is_over(job, sweep.records())
+
+
+def test_a_run_that_failed_is_forgotten_when_asked_unless_a_process_is_at_it(tmp_path):
+    sweep = sweep_of(tmp_path)
+    sweep.cells.mkdir()
+    one, other = (job.key for job in sweep.jobs({})[:2])
+    for key in (one, other):
+        sweep._write(key, Record("failed", error="diverged"))
+    with sweep._lock(one) as held:
+        assert held
+        sweep.retry()
+    assert list(sweep.records()) == [one]
 
 
 def test_a_cell_that_processes_die_of_counts_as_failed(declare, tmp_path):
@@ -210,3 +229,33 @@ def test_a_cell_that_processes_die_of_counts_as_failed(declare, tmp_path):
     record = sweep.run(job)
     assert record.status == "failed"
     assert "2 processes died of it" in record.error
+    # Of its measures alone: the run stays.
+    sweep._write(job.key, Record("finished", attempts=2, val_accuracy=0.5))
+    record = sweep.run(job)
+    assert (record.status, record.val_accuracy, record.attempts) == ("finished", 0.5, 0)
+    assert "2 processes died of it" in record.failed_measures[ACCURACY]
+
+
+def test_an_interruption_is_not_held_against_a_cell(declare, tmp_path):
+    file = declare('measures={"interrupted": _interrupted}')
+    sweep = Sweep(experiment.load(file).experiment, tmp_path / "out")
+    job = sweep.jobs({})[0]
+    with pytest.raises(SystemExit):
+        sweep.run(job)
+    assert sweep.records()[job.key].attempts == 0
+
+
+@pytest.mark.slow
+def test_a_cell_starts_from_the_model_of_the_one_before(declare, tmp_path):
+    file = declare("cell=_after, arms=('long',), choices={'long': ({'lr': 0.05},)}, claims=()")
+    sweep = Sweep(experiment.load(file).experiment, tmp_path / "out")
+    source, child = sweep.jobs({})[:2]
+    assert (source.role, child.role) == ("source", "table")
+    assert sweep.run(child) is None
+    assert sweep.run(source).status == "finished"
+    assert sweep.run(child).status == "finished"
+    models = (store.load(sweep.cells / job.key / "model")[1] for job in (source, child))
+    before, after = (trees.flatten(variables) for variables in models)
+    for path, leaf in before.items():
+        # A linear probe: the backbone is that of the source, and the head is new.
+        assert np.array_equal(leaf, after[path]) == (not path.startswith("params/head/")), path
