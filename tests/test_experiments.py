@@ -1,5 +1,6 @@
 """What every experiment file must hold, in both presets, without its data and without a run."""
 
+import dataclasses
 import importlib
 import pathlib
 import zipfile
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 from jxfer.ablate import experiment
+from jxfer.ablate.cells import unique
 from jxfer.ablate.claims import ACCURACY
+from jxfer.ablate.sweep import Sweep
 from jxfer.ablate.verdicts import judge
 from jxfer.data.embedded import EMBEDDED
 
@@ -105,6 +108,27 @@ def test_the_small_preset_needs_nothing_but_the_package(load, path):
             assert cell.config.data.source in EMBEDDED
             assert cell.config.zoo is None
             cell = cell.after
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_runs_of_the_small_preset_end_with_all_their_measures(path, tmp_path):
+    found = experiment.load(path, small=True).experiment
+    found = dataclasses.replace(
+        found,
+        settings=found.settings[:1],
+        arms=found.arms[:2],
+        seeds=found.seeds[:1],
+        choices={arm: found.choices[arm][:1] for arm in found.arms[:2]},
+        tuning_seeds=(),
+        tune_in=None,
+        claims=(),
+    )
+    sweep = Sweep(found, tmp_path)
+    for job in unique(sweep.jobs({})):
+        record = sweep.run(job)
+        assert (record.status, record.failed_measures) == ("finished", {}), record.error
+        assert job.role == "source" or set(record.measures) == {ACCURACY, *found.measures}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -108,6 +108,7 @@ ORDER = [
     "ablate.verdicts",
     "ablate.experiment",
     "ablate.cells",
+    "ablate.cell_log",
     "ablate.sweep",
     "ablate.worker",
     "ablate.launch",

@@ -31,6 +31,12 @@ class Job:
     choice: Choice
     seed: int
 
+    @property
+    def heading(self) -> str:
+        """For its log."""
+        place = f"{self.setting} | {self.arm} | {dict(self.choice)} | seed {self.seed}"
+        return f"{place}, {self.role}"
+
     @functools.cached_property
     def key(self) -> str:
         return key_of(self.cell)

@@ -14,13 +14,9 @@ with them the cells that are left, follow from the records, for every process al
 
 import contextlib
 import dataclasses
-import datetime
 import json
-import logging
 import os
 import pathlib
-import socket
-import sys
 import traceback
 from collections.abc import Iterator, Mapping
 
@@ -28,6 +24,7 @@ import filelock
 import numpy as np
 
 from jxfer.ablate import cells
+from jxfer.ablate.cell_log import logged
 from jxfer.ablate.cells import Job, Record, Role, Search, key_of, with_shared_cache
 from jxfer.ablate.claims import ACCURACY
 from jxfer.ablate.experiment import Choice, Experiment, Measure, Setting
@@ -136,7 +133,7 @@ class Sweep:
                 return self._write(job.key, self._given_up(begun))
             self._write(job.key, dataclasses.replace(begun, attempts=begun.attempts + 1))
             try:
-                with _logged(self.cells / f"{job.key}.log", job):
+                with logged(self.cells / f"{job.key}.log", job.heading):
                     record = self._work(job, begun)
             except BaseException:  # interrupted, preempted: none of its doing
                 self._write(job.key, begun)
@@ -298,28 +295,3 @@ def _one_line(error: Exception) -> str:
         raise error  # of the job that runs the worker, by a signal, whatever it was at
     told = " ".join(str(error).split())
     return told if isinstance(error, UserError) else f"{type(error).__name__}: {told[:300]}"
-
-
-@contextlib.contextmanager
-def _logged(file: pathlib.Path, job: Job) -> Iterator[None]:
-    """Sends to a file what a run says, start-up table included, and libraries below Python too."""
-    log = logging.getLogger("jxfer")
-    with file.open("a", buffering=1) as stream, contextlib.redirect_stderr(stream):
-        handler = logging.StreamHandler(stream)
-        handler.setFormatter(logging.Formatter("jxfer: %(message)s"))
-        handlers, log.handlers = log.handlers, [handler]
-        stderr = os.dup(2)
-        os.dup2(stream.fileno(), 2)  # where XLA writes when it aborts
-        try:
-            _say(f"{job.setting} | {job.arm} | {dict(job.choice)} | seed {job.seed}, {job.role}")
-            yield
-            _say("done")
-        finally:
-            log.handlers = handlers
-            os.dup2(stderr, 2)
-            os.close(stderr)
-
-
-def _say(text: str) -> None:
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    print(f"{now} {socket.gethostname()} {os.getpid()}: {text}", file=sys.stderr)

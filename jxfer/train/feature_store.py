@@ -45,6 +45,10 @@ RowsFrom = Callable[[int], Iterable[np.ndarray]]
 """What computes an entry: blocks [n, ...] of rows from a row on, in order."""
 
 
+class NoRoom(UserError):
+    """The store is full of what other processes are computing."""
+
+
 @dataclasses.dataclass(frozen=True)
 class CacheConfig:
     """Whether the output of the frozen part is computed once and kept."""
@@ -52,7 +56,8 @@ class CacheConfig:
     mode: Literal["auto", "off", "memory", "disk", "shared"] = "auto"
     """auto: in memory where that saves passes over the same pixels and fits, else off. memory,
     disk: so, or an error. disk: in $JXFER_CACHE/features, memory-mapped, for later runs too.
-    shared: on disk where auto would be in memory, as the cells of a sweep have it."""
+    shared: on disk where auto would be in memory, as the cells of a sweep have it; in memory while
+    other processes fill the disk's share."""
     max_gb: float = 4.0
     """At most this many 10^9 bytes in memory (auto: and half of the machine's), or on disk in all
     entries together: there, those that were not used for longest make room."""
@@ -124,8 +129,8 @@ def on_disk(key: dict[str, Any], form: Form, rows_from: RowsFrom, max_bytes: flo
       max_bytes: of all entries together, those that are being filled at their whole size.
 
     Raises:
-      UserError: the rows alone are more than `max_bytes`, or with the entries that other processes
-        are filling; the folder cannot be written.
+      NoRoom: with the entries that other processes are filling the rows are more than `max_bytes`.
+      UserError: the rows alone are; the folder cannot be written.
     """
     identity = {"key": key, **dataclasses.asdict(form)}
     text = json.dumps(identity, sort_keys=True)
@@ -244,7 +249,7 @@ def _reserve(folder: pathlib.Path, form: Form, max_bytes: float) -> None:
         # Whole entries are locked for as long as they are checked: then they can go.
         checked = [entry for entry in locked if not (entry / "features.part").exists()]
         if not checked:
-            raise UserError(
+            raise NoRoom(
                 f"{root}: other processes are filling {sizes / 1e9:.3g} GB; raise "
                 "--cache.max-gb, or wait for them"
             )

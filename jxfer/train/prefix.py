@@ -15,6 +15,7 @@ halves compile to the same operations. With `dtype="bfloat16"` the features are 
 import dataclasses
 import functools
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -37,6 +38,7 @@ from jxfer.train.metrics import Evaluation
 from jxfer.train.state import Plan
 from jxfer.trees import Tree
 
+_log = logging.getLogger("jxfer")
 _NO_CHANGE = AugmentConfig()
 _digest = functools.lru_cache(maxsize=4)(images_sha256)  # once for all phases
 
@@ -229,7 +231,13 @@ class PrefixCache:
             "program": program.identity(batch_size),
         }
         max_bytes = config.cache.max_bytes
-        return feature_store.on_disk(json.loads(json.dumps(key)), form, rows_from, max_bytes)
+        try:
+            return feature_store.on_disk(json.loads(json.dumps(key)), form, rows_from, max_bytes)
+        except feature_store.NoRoom as error:
+            if config.cache.mode != "shared":
+                raise
+            _log.warning("%s; here they are kept in memory", error)
+            return feature_store.in_memory(form, rows_from)
 
 
 @functools.lru_cache(maxsize=8)
