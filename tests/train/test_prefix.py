@@ -187,15 +187,35 @@ def test_memory_and_disk_give_the_same_bits(make_config, runs, assert_same_bits)
     assert_same_bits(final(make_config(), memory), final(make_config(mode="disk"), disk))
 
 
-def test_a_later_run_computes_nothing_on_disk(make_config, runs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("mode", ["disk", "shared"])
+def test_a_later_run_computes_nothing_on_disk(mode, make_config, runs, tmp_path, monkeypatch):
     runs(make_config(mode="disk"))
 
     def never(*_):
         raise AssertionError("computed again")
 
     monkeypatch.setattr(feature_store, "_fill", never)
-    other = make_config(mode="disk", seed=3, optimizer=OptimizerConfig(lr=0.01))
+    other = make_config(mode=mode, seed=3, optimizer=OptimizerConfig(lr=0.01))
     loop.run_config(other, tmp_path / "run", quiet=True)
+
+
+def test_shared_is_off_where_auto_is(make_config):
+    [choice] = choices(make_config(StrategyConfig("full"), mode="shared"))
+    assert choice.output is None
+
+
+def test_shared_stays_in_memory_while_others_fill_the_disk(
+    make_config, runs, tmp_path, monkeypatch, caplog, assert_same_bits
+):
+    def full(*_):
+        raise feature_store.NoRoom("other processes are filling it")
+
+    monkeypatch.setattr(feature_store, "on_disk", full)
+    config = make_config(mode="shared")
+    loop.run_config(config, tmp_path / "run", quiet=True)
+    assert "other processes are filling it; here they are kept in memory" in caplog.text
+    _, memory = runs(make_config())
+    assert_same_bits(final(config, tmp_path / "run"), final(make_config(), memory))
 
 
 @pytest.mark.parametrize(
