@@ -104,9 +104,9 @@ class Experiment:
             raise UserError(f"{self.title}: a search needs tuning seeds")
         if shared := set(self.seeds) & set(self.tuning_seeds):
             raise UserError(f"{self.title}: seed {min(shared)} is for the search and for the table")
-        for setting in self.settings if self.tune_in is not None else ():
-            if (shared := self.tune_in(setting)) not in self.settings:
-                raise UserError(f"{self.title}: tune_in gives {shared}, which is not in the table")
+        for tuned in map(self.tune_in, self.settings) if self.tune_in is not None else ():
+            if tuned.name not in names:
+                raise UserError(f"{self.title}: tune_in gives {tuned.name!r}, which is no setting")
         if ACCURACY in self.measures:
             raise UserError(f"{self.title}: {ACCURACY} is measured anyway")
         if any(setting.x is not None and not math.isfinite(setting.x) for setting in self.settings):

@@ -39,6 +39,7 @@ def test_the_budget_is_what_each_arm_may_try():
         ({"seeds": (0, 0)}, ["two seeds"]),
         ({"settings": (Setting("one"), Setting("one"))}, ["two settings", "one, one"]),
         ({"settings": ()}, ["needs a setting"]),
+        ({"tune_in": lambda _: Setting("three")}, ["tune_in", "'three'"]),
         ({"measures": {"test accuracy": len}}, ["measured anyway"]),
         ({"settings": (Setting("one", x=float("nan")),)}, ["finite"]),
     ],

@@ -178,7 +178,7 @@ def test_a_run_leaves_its_record_its_log_and_its_folder(declare, tmp_path):
     assert sweep.records() == {job.key: record}
     log = (sweep.cells / f"{job.key}.log").read_text()
     assert "resnet20 through stage1, scratch" in log
-    assert "finished" in log
+    assert log.endswith(": done\n")
     # It is over, and nothing is run again.
     assert sweep.is_over(job, sweep.records())
     assert sweep.run(job) is None
