@@ -106,9 +106,11 @@ def _set_up(cell: Cell, splits: Splits, steps: int) -> tuple[Pretrained, tuple[P
         return plans.set_up(config, names, steps, per_epoch, splits.train)
     # What it starts from is still to be trained: random values of the same network stand for it.
     arch, through = _network(cell)
-    model = dataclasses.replace(config.model, weights=None, arch=arch, through=through, reuse=())
+    model = dataclasses.replace(
+        config.model, weights=None, arch=arch, through=through, head="new", reuse=()
+    )
     config = dataclasses.replace(config, model=model)
-    pretrained = plans.load(config, names).as_if_loaded()
+    pretrained = plans.load(config, names).as_if_loaded(head=cell.config.model.head == "keep")
     return pretrained, plans.make_plans(config, pretrained, steps, per_epoch)
 
 

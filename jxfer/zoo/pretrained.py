@@ -98,12 +98,16 @@ class Pretrained:
         )
         return model, self.variables | {"params": params | {"head": {"linear": head}}}
 
-    def as_if_loaded(self) -> "Pretrained":
-        """Random values stand for pretrained ones: all but the head count as loaded."""
+    def as_if_loaded(self, *, head: bool = False) -> "Pretrained":
+        """Random values stand for pretrained ones: all but the head count as loaded.
+
+        Args:
+          head: the head does too, as one that is kept.
+        """
         paths = self.report.reinitialised
-        head = tuple(path for path in paths if path.split("/")[1] == "head")
-        backbone = tuple(path for path in paths if path not in head)
-        return dataclasses.replace(self, report=Report(backbone, head, ()))
+        new = tuple(path for path in paths if path.split("/")[1] == "head" and not head)
+        loaded = tuple(path for path in paths if path not in new)
+        return dataclasses.replace(self, report=Report(loaded, new, ()))
 
     @property
     def folded(self) -> bool:
