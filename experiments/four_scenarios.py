@@ -12,8 +12,9 @@ more layers are frozen (both as code: `jxfer/advise/rules.py`):
 | large, different | fine-tune all | fine-tune all |
 
 Claims: in each scenario what a table advises beats what it advises against; where they disagree,
-one claim is CS231n's, the opposite of which is the freeze table's, and another that the two are
-within a point. Claims are on the mean over the three data sets of a scenario.
+the claim is CS231n's, the opposite of which is the freeze table's, and on large, similar data
+another is that the two are within two points. Those of small data are made for each data set, those
+of large data on the mean over the data sets of the scenario.
 
 Small is 10 images of a class, large 80: CS231n gives no number. Letters and digits
 (`resnet20-glyphs`; `digits`, MNIST) are alike, and so are photographs (`resnet20-cifar100`,
@@ -24,7 +25,7 @@ Expected: a table and figures where the probes fall behind all the others but on
 data, and where full, freeze part and freeze most are within a few points of each other.
 
 Command: `python experiments/four_scenarios.py --jobs 2`, after `python experiments/images.py ZIPS`
-Time: 35 minutes on 2 cores; `--small` (digits, 2 seeds) three minutes, no images.
+Time: 75 minutes on 2 cores, for 540 runs; `--small` (digits, 2 seeds) five minutes, no images.
 """
 
 import dataclasses
@@ -52,11 +53,9 @@ STRATEGIES = {
 SIMILAR = {("digits", "glyphs"), ("mnist", "glyphs"), ("cifar10", "cifar100")}
 """(data, source of the weights); any other pair is different."""
 SIZES = {"small": (10, 12.0), "large": (80, 3.0)}
-"""Images of a class, and epochs of fine-tuning; probes, whose features are kept, take four times
+"""Images of a class, and epochs of fine-tuning; probes, whose features are kept, take ten times
 as many."""
-
-
-RATES = ({"lr": 0.03}, {"lr": 0.1}, {"lr": 0.3})
+RATES = ({"lr": 0.03}, {"lr": 0.1}, {"lr": 0.3}, {"lr": 1.0})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Task:
     def config(self, spec: str, arm: str, lr: float, seed: int) -> TrainConfig:
         """One run; `spec` is that of the data."""
         per_class, epochs = SIZES[self.size]
-        epochs *= 4 if arm in (PROBE, EARLY) else 1
+        epochs *= 10 if arm in (PROBE, EARLY) else 1
         through = "stage2" if arm == EARLY else None
         return TrainConfig(
             data=DataConfig(spec, per_class=per_class, split_seed=seed),
@@ -117,9 +116,6 @@ def experiment(small: bool = False) -> Experiment:
         task = tasks[setting.name]
         return task.config(specs[task.data], arm, choice["lr"], seed)
 
-    def of_few(setting: Setting) -> Setting:
-        return Setting(dataclasses.replace(tasks[setting.name], size="small").name)
-
     return Experiment(
         title="Four scenarios: size of the data set and likeness to the source",
         settings=tuple(Setting(name) for name in tasks),
@@ -128,12 +124,11 @@ def experiment(small: bool = False) -> Experiment:
         seeds=(0, 1) if small else (0, 1, 2, 3, 4),
         choices=dict.fromkeys(STRATEGIES, RATES[:2] if small else RATES),
         tuning_seeds=(100,),
-        tune_in=of_few,
         claims=_claims(tasks),
-        note="10 (small) or 80 (large) images of a class. Rates of the head, a tenth of which is "
-        "the backbone's, are chosen on the small set of the same images and weights, and used for "
-        "the large one too. No augmentation; 500 test images. Claims pool the data sets of a "
-        "scenario.",
+        note="10 (small) or 80 (large) images of a class, no augmentation. Digits have 500 test "
+        "images, the other sets 1,000, the same at every seed. Rates of the head, a tenth of which "
+        "is the backbone's, are chosen for each setting and arm at one seed: a second would add "
+        "240 runs to the 540. Claims about large data pool the data sets of a scenario.",
     )
 
 
@@ -145,14 +140,13 @@ def _claims(tasks: dict[str, Task]) -> tuple[Claim, ...]:
 
     claims = (
         # Both tables.
-        Greater(PROBE, FULL, names("small, similar"), pooled=True),
+        Greater(PROBE, FULL, names("small, similar")),
         # CS231n; the freeze table says the opposite.
         Greater(FULL, MOST, names("large, similar"), pooled=True),
-        Close(FULL, MOST, 1.0, names("large, similar"), pooled=True),
-        Greater(EARLY, PART, names("small, different"), pooled=True),
-        Close(EARLY, PART, 1.0, names("small, different"), pooled=True),
+        Close(FULL, MOST, 2.0, names("large, similar"), pooled=True),
+        Greater(EARLY, PART, names("small, different")),
         # CS231n: the top is too specific to the source.
-        Greater(EARLY, PROBE, names("small, different"), pooled=True),
+        Greater(EARLY, PROBE, names("small, different")),
         # Both tables.
         Greater(FULL, PART, names("large, different"), pooled=True),
         Greater(FULL, PROBE, names("large, different"), pooled=True),

@@ -12,15 +12,15 @@ to none with the cache, which takes memory of its own instead.
 
 Command: `python experiments/freeze_cost.py`, after `python experiments/images.py ZIPS`; not with
 --jobs, since runs side by side slow each other.
-Time: ten minutes on 2 cores; `--small` (digits, 3 seeds) two minutes, without images.
+Time: 20 minutes on 2 cores; `--small` (digits, 3 seeds) three minutes, without images.
 """
 
 import functools
-import json
 import pathlib
 import sys
 
 import images
+import measures
 import numpy as np
 
 from jxfer.ablate.claims import Falls, Greater
@@ -60,7 +60,7 @@ def experiment(small: bool = False) -> Experiment:
         stage = DEPTHS[setting.name]
         if stage is None and arm == "cache":
             return None
-        epochs = 2.0 if small else 4.0
+        epochs = 2.0 if small else 10.0
         return TrainConfig(
             data=DataConfig(source, per_class=20 if small else 50, split_seed=seed),
             model=ModelConfig("resnet20-cifar100"),
@@ -100,9 +100,10 @@ def experiment(small: bool = False) -> Experiment:
             if small
             else "ResNet-20 on 32 px images, batches of 50 images. Work and temporary memory are "
             "those of the compiled step, beside arguments and results; kept features are "
-            "what the cache holds for 500 training images and the validation split. Time is "
-            "that of the steps after the first and of the wait for their images; before them "
-            "come compilation and the pass that fills the cache."
+            "what the cache holds for 500 training images and the 400 of the validation split. "
+            "Time is that of the steps after the first of 10 epochs, and of the wait for their "
+            "images; before them come compilation and the pass that fills the cache. A run that "
+            "was cut off and resumed has neither."
         ),
     )
 
@@ -147,19 +148,17 @@ def _kept(run: pathlib.Path) -> float:
     return _step(run)[1] / 1e6
 
 
-def _time(run: pathlib.Path) -> float:
-    seconds, summary = _seconds(run), run_folder.read_summary(run)
-    assert summary is not None
+def _time(run: pathlib.Path) -> float | None:
+    seconds, summary = measures.seconds(run), run_folder.read_summary(run)
+    if seconds is None or summary is None:
+        return None
     examples = (summary["steps"] - 1) * run_folder.read_config(run).batch_size
     return 1000 * (seconds["step"] + seconds["data_wait"]) / examples
 
 
-def _before(run: pathlib.Path) -> float:
-    return _seconds(run)["compile"] + _seconds(run)["prefix"]
-
-
-def _seconds(run: pathlib.Path) -> dict[str, float]:
-    return json.loads((run / "timing.json").read_text())["seconds"]
+def _before(run: pathlib.Path) -> float | None:
+    seconds = measures.seconds(run)
+    return None if seconds is None else seconds["compile"] + seconds["prefix"]
 
 
 if __name__ == "__main__":

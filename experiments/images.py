@@ -1,12 +1,12 @@
 """Images for the tables: unpacks the zip files and draws sets of fixed images from them.
 
 No claim of its own. A set is a folder of class folders in `runs/images`, drawn once for all seeds
-of a table, which then draw their few out of `train`.
+of a table, which then draw their few out of `train`. The test images are the same at every seed.
 
 | set | `train`, of each class | `test`, of each class | drawn from |
 |---|---|---|---|
-| `cifar10` | 200 | 50 | CIFAR-10's test split, two disjoint parts |
-| `mnist` | 200 | 50 | MNIST's train and test split |
+| `cifar10` | 400 | 100 | CIFAR-10's test split, two disjoint parts |
+| `mnist` | 400 | 100 | MNIST's train and test split |
 | `hymenoptera` | 123, 121 | 70, 83 | ants and bees of PyTorch's tutorial, its `val` as test |
 
 Command, from the repository's root, with `cifar10_test.zip`, `mnist_20k.zip` and
@@ -33,7 +33,7 @@ from jxfer.errors import UserError
 
 ROOT = pathlib.Path("runs/images")
 COMMAND = "python experiments/images.py ZIPS"
-TRAIN, TEST = 200, 50
+TRAIN, TEST = 400, 100
 """Images of each class in a set that is drawn."""
 
 

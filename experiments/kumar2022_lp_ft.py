@@ -5,27 +5,29 @@ Out-of-Distribution", section 4, tables 1 and 2. CIFAR-100's ResNet-20 learns CI
 from few labels; it is tested on images of the same kind, and on the same images under shift:
 re-encoded as lossy JPEG, and corrupted (noise, blur, low contrast, as in CIFAR-10-C).
 
-Claims: fine-tuning beats the linear probe in distribution; the probe beats fine-tuning under shift;
-LP-FT, which fine-tunes from the probe's head, is at least as good as both, in distribution and
-under shift; it moves the features less than fine-tuning does.
+Claims, on the mean over the numbers of labels: fine-tuning beats the linear probe in distribution;
+the probe beats fine-tuning under shift; LP-FT, which fine-tunes from the probe's head, is better
+than both, in distribution and under shift; it moves the features less than fine-tuning does.
 
 One rate for backbone and head in fine-tuning, as in the paper: a small rate for the backbone, the
-default elsewhere, is a remedy of its own. In LP-FT the head learns at 0.1.
+default elsewhere, is a remedy of its own. LP-FT is the fine-tuning of `full`, with the same epochs
+and choice of rates, but from a linear probe of as many epochs at a rate of 0.3.
 
 Expected: in distribution full and LP-FT above the probe by some points; under shift the order of
 the paper where the shift is large and the features are good.
 
 Command: `python experiments/kumar2022_lp_ft.py --jobs 2`, after `python experiments/shifts.py ZIPS`
-Time: 25 minutes on 2 cores; `--small` (digits, 3 seeds) two minutes, without images.
+Time: 35 minutes on 2 cores; `--small` (digits, 3 seeds) three minutes, without images.
 """
 
+import dataclasses
 import sys
 
 import measures
 import shifts
 
-from jxfer.ablate.claims import Greater
-from jxfer.ablate.experiment import Choice, Experiment, Setting
+from jxfer.ablate.claims import ACCURACY, Greater
+from jxfer.ablate.experiment import PARENT, Cell, Choice, Experiment, Setting
 from jxfer.commands.main import main
 from jxfer.data.sources import DataConfig
 from jxfer.train.config import TrainConfig
@@ -33,11 +35,11 @@ from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo.pretrained import ModelConfig
 
-STRATEGIES = {
-    "full": StrategyConfig("full"),
-    "linear_probe": StrategyConfig("linear_probe"),
-    "lp_ft": StrategyConfig("lp_ft"),
-}
+FULL, PROBE, LP_FT = "full", "linear_probe", "lp_ft"
+STRATEGIES = {FULL: StrategyConfig("full"), PROBE: StrategyConfig("linear_probe")}
+RATES = {FULL: (0.01, 0.03, 0.1), PROBE: (0.1, 0.3, 1.0), LP_FT: (0.01, 0.03, 0.1)}
+FIRST_LR = 0.3
+"""Of the probe that LP-FT starts from."""
 SETTINGS = {"20 labels a class": (20, 12.0), "100 labels a class": (100, 6.0)}
 """Training images of each class, and epochs."""
 JPEG, CORRUPTED, DRIFT = "lossy JPEG", "corrupted", "feature drift"
@@ -58,53 +60,57 @@ def experiment(small: bool = False) -> Experiment:
     if not small:
         shifted[JPEG] = measures.accuracy_on(shifts.source("jpeg"))
 
-    def cell(setting: Setting, arm: str, choice: Choice, seed: int) -> TrainConfig:
+    def config(setting: Setting, arm: str, lr: float, seed: int) -> TrainConfig:
         per_class, epochs = settings[setting.name]
         return TrainConfig(
             data=DataConfig(source, per_class=per_class, split_seed=seed, val_fraction=0.05),
             model=ModelConfig("resnet20-cifar100"),
             strategy=STRATEGIES[arm],
-            optimizer=OptimizerConfig(**choice),
+            optimizer=OptimizerConfig(lr=lr, backbone_lr=lr),
             epochs=epochs,
             batch_size=32,
             eval_every=epochs,
             seed=seed,
         )
 
-    def beats_under_shift(left: str, right: str) -> tuple[Greater, ...]:
-        return tuple(Greater(left, right, measure=measure) for measure in shifted)
+    def cell(setting: Setting, arm: str, choice: Choice, seed: int) -> Cell:
+        if arm != LP_FT:
+            return Cell(config(setting, arm, choice["lr"], seed))
+        probe = config(setting, PROBE, FIRST_LR, seed)
+        tuned = config(setting, FULL, choice["lr"], seed)
+        tuned = dataclasses.replace(tuned, model=ModelConfig(PARENT, head="keep"))
+        return Cell(tuned, after=Cell(probe))
+
+    def beats(left: str, right: str, measure: str = ACCURACY) -> Greater:
+        return Greater(left, right, measure=measure, pooled=True)
 
     return Experiment(
         title="Linear probe, fine-tuning and LP-FT under distribution shift",
         settings=tuple(Setting(name) for name in settings),
-        arms=tuple(STRATEGIES),
+        arms=tuple(RATES),
         cell=cell,
         seeds=(0, 1, 2) if small else (0, 1, 2, 3, 4),
-        choices={
-            "full": tuple({"lr": lr, "backbone_lr": lr} for lr in (0.01, 0.03, 0.1)),
-            "linear_probe": tuple({"lr": lr} for lr in (0.03, 0.1, 0.3)),
-            "lp_ft": tuple({"lr": 0.1, "backbone_lr": lr} for lr in (0.01, 0.03, 0.1)),
-        },
-        tuning_seeds=(100,),
+        choices={arm: tuple({"lr": lr} for lr in rates) for arm, rates in RATES.items()},
+        tuning_seeds=(100,) if small else (100, 101),
         claims=(
-            Greater("full", "linear_probe"),
-            *beats_under_shift("linear_probe", "full"),
-            Greater("lp_ft", "full"),
-            Greater("lp_ft", "linear_probe"),
-            *beats_under_shift("lp_ft", "full"),
-            *beats_under_shift("lp_ft", "linear_probe"),
-            Greater("full", "lp_ft", measure=DRIFT),
+            beats(FULL, PROBE),
+            *(beats(PROBE, FULL, measure) for measure in shifted),
+            *(beats(LP_FT, FULL, measure) for measure in (ACCURACY, *shifted)),
+            *(beats(LP_FT, PROBE, measure) for measure in (ACCURACY, *shifted)),
+            beats(FULL, LP_FT, DRIFT),
         ),
         measures=shifted | {DRIFT: measures.feature_drift(source)},
         note=(
             "The small preset tries the code: digits, 100 images, 4 epochs."
             if small
-            else "Test accuracy is in distribution, on 1,000 images of CIFAR-10's test split; "
-            "under shift it is of the same images as lossy JPEG, and the mean over Gaussian "
-            "noise, Gaussian blur and low contrast at severity 5. Feature drift is the mean "
-            "over the test images of |f(x) - f0(x)| / |f0(x)|, of pooled features. Every arm "
-            "has the same epochs, of which LP-FT takes half for each part. The paper's "
-            "shifts are of other kinds, and its networks larger."
+            else "Test accuracy is in distribution, on 1,000 images of CIFAR-10's test split, "
+            "the same at every seed; under shift it is of the same images as lossy JPEG, and the "
+            "mean over Gaussian noise, Gaussian blur and low contrast at severity 5. Feature "
+            "drift is the mean over the test images of |f(x) - f0(x)| / |f0(x)|, of pooled "
+            "features, f0 those of the pretrained network. Each part of LP-FT has as many epochs "
+            "as the other arms; only the rate of its second part is searched, its probe learns "
+            f"at {FIRST_LR:g}. Claims pool the numbers of labels. The paper's shifts are of other "
+            "kinds, and its networks larger."
         ),
     )
 

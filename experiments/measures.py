@@ -1,5 +1,6 @@
 """Figures of a finished run beside its test accuracy; several experiments use them."""
 
+import json
 import pathlib
 
 import corruptions
@@ -72,6 +73,15 @@ def source_accuracy(run: pathlib.Path) -> float | None:
         raise UserError(f"{run} does not start from a finished run")
     accuracy = before["test_accuracy"]
     return None if accuracy is None else 100 * accuracy
+
+
+def seconds(run: pathlib.Path) -> dict[str, float] | None:
+    """Seconds of a run by what they went to; None if it resumed: they are of its last process."""
+    timing, summary = json.loads((run / "timing.json").read_text()), run_folder.read_summary(run)
+    if summary is None or timing["steps"] != summary["steps"]:
+        return None
+    found: dict[str, float] = timing["seconds"]
+    return found
 
 
 def _accuracy(run: pathlib.Path, images: Source) -> float:

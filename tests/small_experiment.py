@@ -31,7 +31,7 @@ def cell(setting, arm, choice, seed):
 def _after(setting, arm, choice, seed):
     source = cell(setting, "short", {"lr": 0.05}, 0)
     config = cell(setting, arm, choice, seed)
-    model = ModelConfig(weights=PARENT)
+    model = ModelConfig(weights=PARENT, head="keep")
     if arm == "short":
         return config
     strategy = StrategyConfig("linear_probe")

@@ -162,8 +162,8 @@ def files(folder):
 
 
 def test_sets_are_drawn_disjoint_and_always_the_same(images, monkeypatch, tmp_path):
-    write_zip(tmp_path, "cifar10_test", "cifar10", {"test": 300})
-    write_zip(tmp_path, "mnist_20k", "mnist", {"train": 250, "test": 60})
+    write_zip(tmp_path, "cifar10_test", "cifar10", {"test": 520})
+    write_zip(tmp_path, "mnist_20k", "mnist", {"train": 420, "test": 120})
     write_zip(tmp_path, "hymenoptera_data", "hymenoptera_data", {"train": 3, "val": 2})
     found = []
     for name in ("once", "again"):

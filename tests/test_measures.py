@@ -1,6 +1,7 @@
 """Measures of the experiments, on runs whose figures are known."""
 
 import importlib
+import json
 import pathlib
 
 import pytest
@@ -23,10 +24,10 @@ def measures(monkeypatch):
 
 @pytest.mark.slow
 def test_measures_of_a_probe_and_of_what_is_fine_tuned_from_it(measures, tmp_path):
-    def run(name, weights, strategy):
+    def run(name, weights, strategy, head="new"):
         config = TrainConfig(
             data=DataConfig("digits", per_class=4),
-            model=ModelConfig(weights),
+            model=ModelConfig(weights, head=head),
             strategy=StrategyConfig(strategy),
             optimizer=OptimizerConfig(lr=0.1),
             epochs=1.0,
@@ -35,10 +36,16 @@ def test_measures_of_a_probe_and_of_what_is_fine_tuned_from_it(measures, tmp_pat
         return 100 * run_config(config, tmp_path / name, quiet=True)["test_accuracy"]
 
     accuracy = run("probe", "resnet20-glyphs", "linear_probe")
-    run("tuned", str(tmp_path / "probe"), "full")
+    run("tuned", str(tmp_path / "probe"), "full", "keep")
     probe, tuned = tmp_path / "probe", tmp_path / "tuned"
     assert measures.accuracy_on("digits")(probe) == accuracy
     assert measures.accuracy_under_corruption("digits")(probe) < accuracy
     assert measures.feature_drift("digits")(probe) == 0
     assert measures.feature_drift("digits")(tuned) > 0
     assert measures.source_accuracy(tuned) == accuracy
+    seconds = measures.seconds(tuned)
+    assert seconds["step"] > 0
+    # As after a kill, when the process that ended it took some of the steps only.
+    timing = json.loads((tuned / "timing.json").read_text())
+    (tuned / "timing.json").write_text(json.dumps(timing | {"steps": timing["steps"] - 1}))
+    assert measures.seconds(tuned) is None

@@ -79,6 +79,18 @@ def test_corrupted_images_do_not_depend_on_the_order_they_are_read_in(load):
     assert [example.label for example in forwards] == list(clean.labels[:3])
 
 
+def test_training_and_test_images_share_no_noise(load, tmp_path):
+    grey = cv2.imencode(".png", np.full((8, 8, 3), 128, np.uint8))[1].tobytes()
+    noisy = []
+    for split in ("train", "test"):
+        for name in "ab":
+            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / split / name / "0.png").write_bytes(grey)
+        clean = FolderSource(tmp_path, split)
+        noisy.append(load("corruptions").Corrupted(clean, "gaussian_noise")[0].image)
+    assert noisy[0] != noisy[1]
+
+
 def write_zip(folder, name, files):
     """Images of one colour each, by their number: {path: number}."""
     with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:

@@ -114,17 +114,17 @@ def _train(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> dict[str, 
         for choice in run.choices:
             print(choice.describe(), file=sys.stderr)
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        progress, steps, images = _take_steps(run, checkpoints)
+        progress, steps, taken = _take_steps(run, checkpoints)
         variables = checkpoints.restore_variables(progress["best"]["step"], run.course.like)
-    return _finish(run, progress, steps, variables, images, whole)
+    return _finish(run, progress, steps, taken, variables, whole)
 
 
 def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], int, int]:
     """Takes the steps that are left.
 
     Returns:
-      (what the last checkpoint says of the run's progress; the steps of the whole run; the number
-      of images trained on).
+      (what the last checkpoint says of the run's progress; the steps of the whole run; those that
+      this process took).
     """
     config, course, seconds = run.config, run.course, run.seconds
     restored = checkpoints.restore_latest(course.like)
@@ -198,7 +198,7 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
                 if over:
                     break
             del feed, stream  # before those of the next phase take their place
-    return progress, step, (step - start) * config.batch_size
+    return progress, step, step - start
 
 
 def _feed(run: _Run, index: int, state: TrainState, bar: ProgressBar) -> Images | PrefixCache:
@@ -214,7 +214,7 @@ def _feed(run: _Run, index: int, state: TrainState, bar: ProgressBar) -> Images 
 
 
 def _finish(
-    run: _Run, progress: dict[str, Any], steps: int, variables: Tree, images: int, whole: Clock
+    run: _Run, progress: dict[str, Any], steps: int, taken: int, variables: Tree, whole: Clock
 ) -> dict[str, Any]:
     """Reads the test split, once, and writes what the run leaves behind; the summary comes last."""
     test = None
@@ -238,7 +238,8 @@ def _finish(
     busy = sum(run.seconds[part] for part in ("compile", "data_wait", "step", "prefix"))
     timing = {
         "seconds": run.seconds | {"total": whole.lap()},
-        "examples_per_second": images / busy if busy else None,
+        "steps": taken,  # by this process, as the seconds: fewer than the run's if it resumed
+        "examples_per_second": taken * run.config.batch_size / busy if busy else None,
     }
     run_folder.write_json(run.folder / "timing.json", timing)
     run_folder.write_json(run.folder / "summary.json", result)

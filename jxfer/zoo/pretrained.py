@@ -98,8 +98,12 @@ class Pretrained:
         )
         return model, self.variables | {"params": params | {"head": {"linear": head}}}
 
-    def as_if_loaded(self, head: bool = False) -> "Pretrained":
-        """Random values stand for pretrained ones and count as loaded: the head's if asked for."""
+    def as_if_loaded(self, *, head: bool = False) -> "Pretrained":
+        """Random values stand for pretrained ones: all but the head count as loaded.
+
+        Args:
+          head: the head does too, as one that is kept.
+        """
         paths = self.report.reinitialised
         new = tuple(path for path in paths if path.split("/")[1] == "head" and not head)
         loaded = tuple(path for path in paths if path not in new)

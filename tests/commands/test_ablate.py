@@ -72,6 +72,16 @@ def test_a_dry_run_tells_cells_and_cost_and_runs_nothing(run, declare, tmp_path)
     assert estimate["seconds"] == pytest.approx(3 * (short["seconds"] + long["seconds"]))
 
 
+@pytest.mark.slow
+def test_a_dry_run_of_a_network_that_is_still_to_be_trained(run, declare, tmp_path):
+    file = declare("cell=_after")
+    code, told, said = run("ablate", file, "--out", tmp_path / "out", "--dry-run", "--json")
+    assert code == 0, said
+    kinds = {kind["arm"]: kind for kind in json.loads(told)["kinds"]}
+    # The head alone is differentiated.
+    assert kinds["long"]["flops"] / 7 < kinds["short"]["flops"] / 3 / 2
+
+
 def test_a_dry_run_is_a_table_for_people(run, declare, tmp_path):
     code, told, _ = run("ablate", declare(CAREFUL), "--out", tmp_path / "out", "--dry-run")
     assert code == 0

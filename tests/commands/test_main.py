@@ -67,6 +67,7 @@ def test_the_run_folder_holds_what_the_contract_lists(run):
     assert not any("second" in key or "time" in key for key in summary)
     timing = json.loads((run / "timing.json").read_text())
     assert set(timing["seconds"]) == {"compile", "data_wait", "step", "eval", "prefix", "total"}
+    assert timing["steps"] == summary["steps"]
 
 
 def test_a_finished_run_says_so(run, images, capsys):

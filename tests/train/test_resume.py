@@ -135,6 +135,7 @@ def test_a_rotten_checkpoint_is_reported_and_the_one_before_taken(
     loop.run_config(config, unfinished, quiet=True)
     assert f"checkpoint {newest} is damaged" in caplog.text
     assert f"resumes from step {before} of 18" in caplog.text
+    assert json.loads((unfinished / "timing.json").read_text())["steps"] == 18 - before
     assert_same_run(unfinished)
 
 
