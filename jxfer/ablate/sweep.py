@@ -148,6 +148,8 @@ class Sweep:
                 record = self._run(job)
             except Exception as error:
                 return Record("failed", error=_one_line(error))
+            # Now, so that a process that dies of a measure leaves a finished run.
+            self._write(job.key, dataclasses.replace(record, attempts=begun.attempts + 1))
         measures, failed = dict(record.measures), dict(record.failed_measures)
         for name, measure in self._missing(job, record).items():
             try:
