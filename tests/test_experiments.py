@@ -116,6 +116,7 @@ RUN_SOME = """
 import dataclasses, json, pathlib, sys
 from jxfer.ablate import experiment
 from jxfer.ablate.cells import error_of, unique
+from jxfer.ablate.sweep import Sweep
 path, out = map(pathlib.Path, sys.argv[1:])
 found = experiment.load(path, small=True).experiment
 arms = found.arms[:2]
