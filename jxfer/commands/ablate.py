@@ -36,7 +36,7 @@ def main(args: list[str]) -> int:
 
         Runs that are finished are not repeated, and a kill loses none: the same command goes on. A
         run that fails is told and does not stop the rest; the same command tries it again. Exit
-        code 1 where one of the table failed, or one that it starts from.
+        code 1 where one of the table failed, one that it starts from, or a whole search.
 
         Args:
           file: An experiment file, such as experiments/lee2023_surgical.py.
@@ -79,8 +79,9 @@ def main(args: list[str]) -> int:
             place = f"{cell['setting']} | {cell['arm']} | seed {cell['seed']}"
             print(f"failed: {place}: {cell['error'] or cell['status']}", file=sys.stderr)
         print(f"report: {page}/index.html", file=sys.stderr)
-        # A choice that diverged is no gap: the search took another one.
-        return 1 if any(cell["role"] != "tuning" for cell in left) else 0
+        # A choice that diverged is no gap where the search took another one.
+        gaps = any(cell["role"] != "tuning" for cell in left)
+        return 1 if gaps or any(one["chosen"] is None for one in found["choices"]) else 0
 
     return tyro.cli(ablate, prog="jxfer ablate", args=args, config=(tyro.conf.FlagCreatePairsOff,))
 

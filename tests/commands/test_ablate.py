@@ -89,6 +89,18 @@ def test_a_dry_run_is_a_table_for_people(run, declare, tmp_path):
     assert "2 cells" in told
 
 
+def test_a_search_of_which_every_choice_fails_is_a_failure(run, declare, tmp_path):
+    # 7 images a step do not divide over the devices: the run fails before it is compiled.
+    cell = "lambda *a: dataclasses.replace(cell(*a), batch_size=7)"
+    search = "choices={'short': ({'lr': 0.05}, {'lr': 0.1})}, tuning_seeds=(100,)"
+    file = declare(f"cell={cell}, arms=('short',), {search}, claims=()")
+    code, told, said = run("ablate", file, "--out", tmp_path / "out", "--json")
+    assert code == 1, said
+    results = json.loads(told)
+    assert [one["chosen"] for one in results["choices"]] == [None]
+    assert {cell["role"] for cell in results["cells"]} == {"tuning"}
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
