@@ -47,7 +47,7 @@ class Kind:
 
 
 def estimate(sweep: Sweep) -> list[Kind]:
-    """Compiles the step of each kind of cell and times it on noise.
+    """Compiles the step of each kind of cell and times it on a batch.
 
     One program serves all cells whose configs differ in rates and seeds alone.
 

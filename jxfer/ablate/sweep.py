@@ -42,6 +42,7 @@ class Sweep:
         self.experiment = experiment
         # One spelling of the folder, since a run remembers what it starts from.
         self.cells = pathlib.Path(os.path.relpath(folder)) / "cells"
+        self._chains: dict[str, list[Job]] = {}
 
     def records(self) -> dict[str, Record]:
         """What is on disk, by key.
@@ -221,7 +222,18 @@ class Sweep:
     def _with_sources(
         self, role: Role, setting: Setting, arm: str, choice: Choice, seed: int
     ) -> Iterator[Job]:
-        """The cells that a cell starts from, first of all first, then the cell."""
+        """The cells that a cell starts from, first of all first, then the cell.
+
+        Kept, with their keys: a worker looks at the whole grid before each run.
+        """
+        place = json.dumps([role, setting.name, arm, dict(choice), seed])
+        if place not in self._chains:
+            self._chains[place] = list(self._make_chain(role, setting, arm, choice, seed))
+        yield from self._chains[place]
+
+    def _make_chain(
+        self, role: Role, setting: Setting, arm: str, choice: Choice, seed: int
+    ) -> Iterator[Job]:
         cell = self.experiment.make(setting, arm, choice, seed)
         if cell is None:
             raise UserError(
