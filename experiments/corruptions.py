@@ -4,16 +4,14 @@ Hendrycks & Dietterich 2019, "Benchmarking Neural Network Robustness to Common C
 Perturbations", section 3.1 and appendix B; the numbers are those of their code for 32 px images.
 """
 
-import io
 import zlib
 from collections.abc import Callable
 
 import numpy as np
 import scipy.ndimage
-from PIL import Image
 
-from jxfer.data.sources import Example, Source
-from jxfer.data.transforms import decode
+from jxfer.data.mapped import MappedSource
+from jxfer.data.readers import Source
 
 Corruption = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """From float64 [H, W, 3] in [0, 1] to the same, not clipped."""
@@ -42,31 +40,15 @@ CORRUPTIONS: dict[str, Corruption] = {
 }
 
 
-class Corrupted(Source):
+def corrupted(source: Source, corruption: str) -> MappedSource:
     """A source's images, corrupted: always the same way, whatever their order.
 
     Noise is drawn from an image's name, which training and test images do not share.
     """
 
-    def __init__(self, source: Source, corruption: str) -> None:
-        self._source, self._corrupt = source, CORRUPTIONS[corruption]
-        self.class_names = source.class_names
+    def change(pixels: np.ndarray, name: str) -> np.ndarray:
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        changed = CORRUPTIONS[corruption](pixels / 255, rng)
+        return (np.clip(changed, 0, 1) * 255).astype(np.uint8)
 
-    @property
-    def labels(self) -> np.ndarray:
-        return self._source.labels
-
-    def name(self, index: int) -> str:
-        return self._source.name(index)
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> Example:
-        """The example with its image as a PNG file."""
-        clean = self._source[index]
-        rng = np.random.default_rng(zlib.crc32(clean.name.encode()))
-        pixels = self._corrupt(decode(clean.image, clean.name) / 255, rng)
-        file = io.BytesIO()
-        Image.fromarray((np.clip(pixels, 0, 1) * 255).astype(np.uint8)).save(file, "PNG")
-        return Example(file.getvalue(), clean.label, clean.name)
+    return MappedSource(source, change)

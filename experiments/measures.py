@@ -34,7 +34,7 @@ def accuracy_under_corruption(spec: str) -> Measure:
 
     def accuracy(run: pathlib.Path) -> float:
         images = _test(spec)
-        shifted = (corruptions.Corrupted(images, name) for name in corruptions.CORRUPTIONS)
+        shifted = (corruptions.corrupted(images, name) for name in corruptions.CORRUPTIONS)
         return float(np.mean([_accuracy(run, source) for source in shifted]))
 
     return accuracy

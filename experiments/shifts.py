@@ -38,7 +38,7 @@ from collections.abc import Sequence
 import images
 import numpy as np
 import tyro
-from corruptions import Corrupted
+from corruptions import corrupted
 
 from jxfer.commands.main import guard
 from jxfer.data.sources import FolderSource
@@ -132,7 +132,7 @@ def _cifar10(root: pathlib.Path, jpeg: dict[pathlib.Path, pathlib.Path], out: pa
             _link_files(out / "jpeg" / split / name, [jpeg[file] for file in part[name]])
             _link(out / "flipped" / split / other, out / "cifar10" / split / name)
     for split in parts:
-        noisy = Corrupted(FolderSource(out / "cifar10", split), "gaussian_noise")
+        noisy = corrupted(FolderSource(out / "cifar10", split), "gaussian_noise")
         for index in range(len(noisy)):
             file = out / "gaussian_noise" / noisy.name(index)
             file.parent.mkdir(parents=True, exist_ok=True)

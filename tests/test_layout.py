@@ -22,6 +22,7 @@ ORDER = [
     "data.sources",
     "data.randaugment",
     "data.transforms",
+    "data.mapped",
     "data.mixing",
     "data.sampling",
     "data.screen",

@@ -71,9 +71,9 @@ def test_contrast_keeps_each_channels_mean_and_scales_its_deviation(load):
 def test_corrupted_images_do_not_depend_on_the_order_they_are_read_in(load):
     corruptions = load("corruptions")
     clean = open_splits(DataConfig("digits")).val
-    noisy = corruptions.Corrupted(clean, "gaussian_noise")
+    noisy = corruptions.corrupted(clean, "gaussian_noise")
     forwards = [noisy[i] for i in range(3)]
-    again = corruptions.Corrupted(clean, "gaussian_noise")
+    again = corruptions.corrupted(clean, "gaussian_noise")
     assert [again[i] for i in (2, 1, 0)] == forwards[::-1]
     assert len({example.image for example in forwards}) == 3
     assert [example.label for example in forwards] == list(clean.labels[:3])
@@ -87,7 +87,7 @@ def test_training_and_test_images_share_no_noise(load, tmp_path):
             (tmp_path / split / name).mkdir(parents=True)
             (tmp_path / split / name / "0.png").write_bytes(grey)
         clean = FolderSource(tmp_path, split)
-        noisy.append(load("corruptions").Corrupted(clean, "gaussian_noise")[0].image)
+        noisy.append(load("corruptions").corrupted(clean, "gaussian_noise")[0].image)
     assert noisy[0] != noisy[1]
 
 

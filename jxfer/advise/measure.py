@@ -152,7 +152,7 @@ def measure(
     some = sample(source, seed, mirror.MOST_IMAGES)
     plain = last if some is source else extract(some)[model.stages[-1]]
     before = time.perf_counter()
-    mirrored = extract(mirror.MirroredSource(some))[model.stages[-1]]
+    mirrored = extract(mirror.mirrored(some))[model.stages[-1]]
     image_seconds = None
     if len(some) >= batch_size:
         image_seconds = (time.perf_counter() - before) / len(some)

@@ -5,12 +5,11 @@ After `similarity`, before `measure` in the flow.
 
 import dataclasses
 
-import cv2
 import numpy as np
 
 from jxfer.advise.similarity import proxy_a_distance
-from jxfer.data.readers import Example, Source
-from jxfer.data.transforms import decode
+from jxfer.data.mapped import MappedSource
+from jxfer.data.readers import Source
 
 MOST_IMAGES = 200
 FEWEST_IMAGES = 100
@@ -18,28 +17,9 @@ HARMLESS_DISTANCE = 0.35
 """Between hymenoptera's, at most 0.1, and that of digits, at least 0.6, on 100 images or more."""
 
 
-class MirroredSource(Source):
-    """The images of a source, mirrored left to right; labels and names stay."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self.class_names = source.class_names
-
-    @property
-    def labels(self) -> np.ndarray:
-        return self._source.labels
-
-    def name(self, index: int) -> str:
-        return self._source.name(index)
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> Example:
-        example = self._source[index]
-        mirrored = decode(example.image, example.name)[:, ::-1, ::-1]  # OpenCV writes BGR
-        encoded = cv2.imencode(".png", np.ascontiguousarray(mirrored))[1]
-        return dataclasses.replace(example, image=encoded.tobytes())
+def mirrored(source: Source) -> MappedSource:
+    """The images of a source, mirrored left to right."""
+    return MappedSource(source, lambda pixels, name: pixels[:, ::-1])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from jxfer.advise import measure
-from jxfer.advise.mirror import MirroredSource
+from jxfer.advise import measure, mirror
 from jxfer.data.readers import Example, FolderSource, Subset
 from jxfer.data.sources import DataConfig, open_splits
 from jxfer.data.transforms import decode
@@ -53,7 +52,7 @@ def test_a_mirrored_source_mirrors_and_keeps_the_rest(source):
 
     plain = OneColourPerColumn.__new__(OneColourPerColumn)
     plain.__dict__ = source.__dict__
-    mirrored = MirroredSource(plain)
+    mirrored = mirror.mirrored(plain)
     assert len(mirrored) == len(source)
     assert mirrored.labels.tolist() == source.labels.tolist()
     assert mirrored.name(3) == source.name(3)
