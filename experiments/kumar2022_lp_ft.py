@@ -11,7 +11,7 @@ than both, in distribution and under shift; it moves the features less than fine
 
 One rate for backbone and head in fine-tuning, as in the paper: a small rate for the backbone, the
 default elsewhere, is a remedy of its own. LP-FT is the fine-tuning of `full`, with the same epochs
-and choice of rates, but from a linear probe of as many epochs at a rate of 0.3.
+and choice of rates, but from a linear probe of as many epochs at a rate of 0.1.
 
 Expected: in distribution full and LP-FT above the probe by some points; under shift the order of
 the paper where the shift is large and the features are good.
@@ -37,9 +37,15 @@ from jxfer.zoo.pretrained import ModelConfig
 
 FULL, PROBE, LP_FT = "full", "linear_probe", "lp_ft"
 STRATEGIES = {FULL: StrategyConfig("full"), PROBE: StrategyConfig("linear_probe")}
-RATES = {FULL: (0.01, 0.03, 0.1), PROBE: (0.1, 0.3, 1.0), LP_FT: (0.01, 0.03, 0.1)}
-FIRST_LR = 0.3
-"""Of the probe that LP-FT starts from."""
+RATES = {
+    FULL: (0.003, 0.01, 0.03, 0.1),
+    PROBE: (0.03, 0.1, 0.3, 1.0),
+    LP_FT: (0.001, 0.003, 0.01, 0.03),
+}
+"""A first search, of three rates from 0.01 and of the probe from 0.1, ended at its lower end in two
+arms."""
+FIRST_LR = 0.1
+"""Of the probe that LP-FT starts from: what that search chose for the probe."""
 SETTINGS = {"20 labels a class": (20, 12.0), "100 labels a class": (100, 6.0)}
 """Training images of each class, and epochs."""
 JPEG, CORRUPTED, DRIFT = "lossy JPEG", "corrupted", "feature drift"

@@ -38,7 +38,8 @@ ARMS = {
     "cifar10 from cifar100": ("cifar10", "resnet20-cifar100"),
 }
 """Data and weights."""
-RATES = tuple({"lr": lr} for lr in (0.01, 0.03, 0.1, 0.3, 1.0))
+RATES = tuple({"lr": lr} for lr in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0))
+"""Of the head. A first search, from 0.01, ended there at a ratio of 10."""
 
 
 def experiment(small: bool = False) -> Experiment:
