@@ -9,10 +9,11 @@ and Co-Tuning (You et al. 2020, "Co-Tuning for Transfer Learning"). The last two
 
 Here: CIFAR-10 from `resnet20-cifar100`, other classes and images of the same kind; 100 % are 40
 images of a class, about as in those sets. The same number of steps at each share, as in the last
-two papers. Rates are the same for all arms, 0.1 for the head and 0.03 for the backbone.
-Validation chooses the strength at 30 % of the labels, of three for each arm: about the value of the
-papers and their code (L2-SP 0.1 with 0.01 for the head, DELTA 0.01, BSS 0.001, Co-Tuning 2.3) and
-smaller or larger ones; for plain fine-tuning that of weight decay.
+two papers. Rates are the same for all arms, 0.03 for the head and 0.01 for the backbone, which suit
+plain fine-tuning (`learning_rate_ratio.py`): at larger ones the arms that hold the network back
+would gain by that alone. Validation chooses the strength at 30 % of the labels, of three for each
+arm: about the value of the papers and their code (L2-SP 0.1 with 0.01 for the head, DELTA 0.01, BSS
+0.001, Co-Tuning 2.3) and smaller or larger ones; for plain fine-tuning that of weight decay.
 
 Expected: differences of a point or two; the papers' networks are a ResNet-50 with 2,048 features,
 not 64.
@@ -71,7 +72,7 @@ def experiment(small: bool = False) -> Experiment:
         return TrainConfig(
             data=DataConfig(source, per_class=per_class, split_seed=seed),
             model=ModelConfig("resnet20-cifar100"),
-            optimizer=OptimizerConfig(lr=0.1, backbone_lr=0.03, weight_decay=decay),
+            optimizer=OptimizerConfig(lr=0.03, backbone_lr=0.01, weight_decay=decay),
             regularise=RegulariseConfig() if arm == PLAIN else RegulariseConfig(**choice),
             epochs=epochs,
             batch_size=BATCH,
@@ -97,7 +98,7 @@ def experiment(small: bool = False) -> Experiment:
         axis="labels, %",
         note=f"{WHOLE} images of a class at 100 %; {steps} steps of {BATCH} images at each share. "
         f"Validation chooses the strength of each arm at {TUNED_AT} %, for all shares; rates are "
-        "the same for all arms: 0.1 for the head, 0.03 for the backbone. "
+        "the same for all arms: 0.03 for the head, 0.01 for the backbone. "
         + ("500" if small else "1,000")
         + " test images, the same at every seed.",
     )
