@@ -12,7 +12,7 @@ to none with the cache, which takes memory of its own instead.
 
 Command: `python experiments/freeze_cost.py`, after `python experiments/images.py ZIPS`; not with
 --jobs, since runs side by side slow each other.
-Time: 20 minutes on 2 cores; `--small` (digits, 3 seeds) three minutes, without images.
+Time: 21 minutes on 2 cores; `--small` (digits, 3 seeds) three minutes, without images.
 """
 
 import functools
