@@ -18,17 +18,18 @@ Command, from the repository's root, with `cifar10_test.zip`, `mnist_20k.zip` an
 Time: half a minute. Sets that are there are left as they are.
 """
 
+import csv
 import pathlib
 import shutil
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import tyro
 
 from jxfer.commands.main import guard
-from jxfer.data.sources import FolderSource
+from jxfer.data.sources import FolderSource, Source
 from jxfer.errors import UserError
 
 ROOT = pathlib.Path("runs/images")
@@ -58,15 +59,34 @@ def unpack(zips: pathlib.Path, archive: str) -> pathlib.Path:
     Raises:
       UserError: there is no such file.
     """
-    file = zips / f"{archive}.zip"
-    if not file.is_file():
-        raise UserError(f"{file} does not exist; ZIPS must hold {file.name}")
+    file = _found(zips / f"{archive}.zip")
 
     def extract(target: pathlib.Path) -> None:
         with zipfile.ZipFile(file) as opened:
             opened.extractall(target)
 
     return build(f"unpacked/{archive}", extract)
+
+
+def jpegs(zips: pathlib.Path) -> dict[pathlib.Path, pathlib.Path]:
+    """`{image of CIFAR-10's test split: the same image as lossy JPEG}`, unpacked files.
+
+    By the columns `png` and `jpeg` of `ZIPS/cifar10_jpeg_pairs.csv`: paths in `cifar10_test.zip`
+    and `cifar10_jpeg_test.zip`.
+
+    Raises:
+      UserError: one of the three files is not there.
+    """
+    table = _found(zips / "cifar10_jpeg_pairs.csv")
+    png, jpeg = unpack(zips, "cifar10_test"), unpack(zips, "cifar10_jpeg_test")
+    with table.open() as file:
+        return {png / row["png"]: jpeg / row["jpeg"] for row in csv.DictReader(file)}
+
+
+def _found(file: pathlib.Path) -> pathlib.Path:
+    if not file.is_file():
+        raise UserError(f"{file} does not exist; ZIPS must hold {file.name}")
+    return file
 
 
 def build(name: str, fill: Callable[[pathlib.Path], None]) -> pathlib.Path:
@@ -98,11 +118,24 @@ def copy_images(
       drawn: their positions, of any shape.
       target: a folder, which need not exist.
     """
-    for position in drawn.flat:
-        file = root / source.name(int(position))
+    copy_files((root / source.name(int(position)) for position in drawn.flat), target)
+
+
+def copy_files(files: Iterable[pathlib.Path], target: pathlib.Path) -> None:
+    """Copies images into the class folders of `target`: each into that of its own folder's name."""
+    for file in files:
         where = target / file.parent.name
         where.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, where)
+
+
+def write_images(source: Source, target: pathlib.Path) -> None:
+    """Writes the images of a source below `target`, each under its name."""
+    for index in range(len(source)):
+        example = source[index]
+        file = target / example.name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(example.image)
 
 
 def prepare(zips: tyro.conf.Positional[pathlib.Path]) -> None:

@@ -7,9 +7,11 @@ import corruptions
 import numpy as np
 
 from jxfer.ablate.experiment import Measure
+from jxfer.advise.similarity import proxy_a_distance
 from jxfer.commands import evaluate
 from jxfer.data.sources import DataConfig, Source, open_for_evaluation
 from jxfer.errors import UserError
+from jxfer.models import registry
 from jxfer.probe import features
 from jxfer.train import run_folder
 from jxfer.zoo import weights
@@ -73,6 +75,43 @@ def source_accuracy(run: pathlib.Path) -> float | None:
         raise UserError(f"{run} does not start from a finished run")
     accuracy = before["test_accuracy"]
     return None if accuracy is None else 100 * accuracy
+
+
+def adaptation(name: str, scale: float = 1.0) -> Measure:
+    """A figure that the summary of a run that adapts has under `adapt`, times `scale`."""
+
+    def figure(run: pathlib.Path) -> float | None:
+        summary = run_folder.read_summary(run)
+        assert summary is not None
+        found = summary["adapt"] and summary["adapt"][name]
+        return None if found is None else scale * found
+
+    return figure
+
+
+def domain_distance(run: pathlib.Path) -> float | None:
+    """Proxy A-distance between pooled features of the source's test images and of the target's.
+
+    As the chosen model has them; None of a run that does not adapt.
+    """
+    config = run_folder.read_config(run)
+    if config.adapt.target is None:
+        return None
+    source, target = (pooled(run, spec)[0] for spec in (config.data.source, config.adapt.target))
+    return proxy_a_distance(source, target, seed=0)
+
+
+def pooled(run: pathlib.Path, spec: str) -> tuple[np.ndarray, np.ndarray]:
+    """(pooled features [N, C] of test images under a run's best model, their labels [N]).
+
+    Args:
+      spec: a data spec with a test split.
+    """
+    found, images = weights.load(str(run)), _test(spec)
+    card = found.card
+    model = registry.create(card.arch, len(card.class_names), through=card.through, head=card.head)
+    rows = features.extract(model, card.preprocessing, found.variables, images, ["pooled"])
+    return rows["pooled"], images.labels
 
 
 def seconds(run: pathlib.Path) -> dict[str, float] | None:

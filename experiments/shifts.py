@@ -29,7 +29,6 @@ Expected: the folders above, of links and 10,000 new PNGs.
 Time: a minute.
 """
 
-import csv
 import os
 import pathlib
 import sys
@@ -110,14 +109,12 @@ def prepare(zips: tyro.conf.Positional[pathlib.Path]) -> None:
     Args:
       zips: the folder of the zip files.
     """
-    png = images.unpack(zips, "cifar10_test")
-    jpeg = images.unpack(zips, "cifar10_jpeg_test")
+    cifar10 = images.unpack(zips, "cifar10_test")
     cifar100 = images.unpack(zips, "cifar100_30k")
-    with (zips / "cifar10_jpeg_pairs.csv").open() as file:
-        pairs = {png / row["png"]: jpeg / row["jpeg"] for row in csv.DictReader(file)}
+    jpegs = images.jpegs(zips)
 
     def fill(out: pathlib.Path) -> None:
-        _cifar10(png / "cifar10", pairs, out)
+        _cifar10(cifar10 / "cifar10", jpegs, out)
         _cifar100(cifar100 / "cifar100", out)
 
     print(images.build("shifts", fill), file=sys.stderr)
@@ -133,10 +130,7 @@ def _cifar10(root: pathlib.Path, jpeg: dict[pathlib.Path, pathlib.Path], out: pa
             _link(out / "flipped" / split / other, out / "cifar10" / split / name)
     for split in parts:
         noisy = corrupted(FolderSource(out / "cifar10", split), "gaussian_noise")
-        for index in range(len(noisy)):
-            file = out / "gaussian_noise" / noisy.name(index)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(noisy[index].image)
+        images.write_images(noisy, out / "gaussian_noise")
 
 
 def _cifar100(root: pathlib.Path, out: pathlib.Path) -> None:

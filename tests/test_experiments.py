@@ -37,7 +37,7 @@ def images(monkeypatch):
 def load(images, monkeypatch, tmp_path):
     """Reads a file as if its images and weights were there."""
     monkeypatch.chdir(tmp_path)
-    for name in ("resnet18-imagenet", "resnet20-cifar10"):
+    for name in ("resnet18-imagenet", *(f"resnet{n}-cifar10" for n in (20, 32, 44, 56))):
         (tmp_path / "runs/zoo" / name).mkdir(parents=True)
     monkeypatch.setattr(images, "folder", lambda name, command="": f"folder:{name}")
     return lambda path, small: experiment.load(path, small).experiment

@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from jxfer.data.sources import DataConfig
+from jxfer.losses.adaptation import AdaptConfig
 from jxfer.train.config import TrainConfig
 from jxfer.train.loop import run_config
 from jxfer.transfer.optimizer import OptimizerConfig
@@ -43,9 +44,30 @@ def test_measures_of_a_probe_and_of_what_is_fine_tuned_from_it(measures, tmp_pat
     assert measures.feature_drift("digits")(probe) == 0
     assert measures.feature_drift("digits")(tuned) > 0
     assert measures.source_accuracy(tuned) == accuracy
+    assert measures.adaptation("diverged")(tuned) is None
+    assert measures.domain_distance(tuned) is None
     seconds = measures.seconds(tuned)
     assert seconds["step"] > 0
     # As after a kill, when the process that ended it took some of the steps only.
     timing = json.loads((tuned / "timing.json").read_text())
     (tuned / "timing.json").write_text(json.dumps(timing | {"steps": timing["steps"] - 1}))
     assert measures.seconds(tuned) is None
+
+
+@pytest.mark.slow
+def test_measures_of_a_run_that_adapts(measures, tmp_path):
+    config = TrainConfig(
+        data=DataConfig("rendered_digits", per_class=4),
+        model=ModelConfig("resnet20-glyphs", image_size=16),
+        adapt=AdaptConfig("mcc", "digits"),
+        epochs=1.0,
+        batch_size=40,
+    )
+    adapt = run_config(config, tmp_path, quiet=True)["adapt"]
+    figure = measures.adaptation("source_test_accuracy", 100)(tmp_path)
+    assert figure == 100 * adapt["source_test_accuracy"]
+    assert measures.adaptation("diverged")(tmp_path) in (0, 1)
+    assert 0 <= measures.domain_distance(tmp_path) <= 2
+    rows, labels = measures.pooled(tmp_path, "digits")
+    assert rows.shape == (500, 64)
+    assert len(labels) == 500

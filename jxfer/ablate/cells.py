@@ -42,6 +42,9 @@ class Job:
         return key_of(self.cell)
 
 
+BY_ACCURACY = "validation accuracy"
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
     """What is known of a cell."""
@@ -57,6 +60,9 @@ class Record:
     failed_measures: dict[str, str] = dataclasses.field(default_factory=dict)
     """Why a measure failed, in one line."""
     val_accuracy: float | None = None
+    score: float | None = None
+    """What a search chooses by: that accuracy, or in a run that adapts its own score; None where
+    the run has none that is finite."""
     test_correct: int | None = None
     test_examples: int | None = None
     seconds: float | None = None
@@ -70,10 +76,12 @@ class Search:
     setting: str
     arm: str
     accuracies: tuple[tuple[Choice, float | None], ...]
-    """Mean validation accuracy of each choice; None where a run of it failed or is still to come.
-    Empty where there is nothing to choose."""
+    """Mean validation accuracy of each choice, or mean score of runs that adapt; None where a run
+    of it failed or is still to come. Empty where there is nothing to choose."""
     chosen: Choice | None
     """None while runs are to come, or where all choices failed."""
+    by: str = BY_ACCURACY
+    """What the figures of the choices are means of."""
 
 
 def key_of(cell: Cell) -> str:
@@ -130,4 +138,5 @@ def as_json(search: Search) -> dict[str, Any]:
         "validation": [
             {"choice": dict(choice), "accuracy": accuracy} for choice, accuracy in search.accuracies
         ],
+        "by": search.by,
     }

@@ -63,6 +63,37 @@ class Greater:
 
 
 @dataclasses.dataclass(frozen=True)
+class NotWorse:
+    """The left arm's measure is at most `by` below the right arm's.
+
+    For it: the mean difference is above -by, a test of non-inferiority. Against it: it is below.
+    """
+
+    left: str
+    right: str
+    by: float
+    settings: tuple[str, ...] = ()
+    """as in `Greater`, like all that follow"""
+    measure: str = ACCURACY
+    pooled: bool = False
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.by > 0:
+            raise UserError(f'claim "{self}": it must be by more than 0')
+
+    def __str__(self) -> str:
+        return f"{self.left} not worse than {self.right} by {self.by:g}"
+
+    def p_values(self, numbers: Numbers) -> tuple[float, float]:
+        below, above = statistics.paired_t(numbers, -self.by)
+        return above, below
+
+    def gaps(self, estimate: float) -> tuple[float, float]:
+        return estimate + self.by, -self.by - estimate
+
+
+@dataclasses.dataclass(frozen=True)
 class Close:
     """Two arms differ by less than `within`, in the unit of the measure.
 
@@ -138,7 +169,7 @@ class Rises(_Trend):
         return f"{self.arm} rises"
 
 
-Claim = Greater | Close | Falls | Rises
+Claim = Greater | NotWorse | Close | Falls | Rises
 
 
 def samples(claim: Claim, values: Values, places: Places) -> list[tuple[str, Paired]]:

@@ -16,7 +16,7 @@ from jxfer.ablate.sweep import Sweep
 from jxfer.data import screen
 from jxfer.data.sources import Splits
 from jxfer.train import parallel, plans, prefix
-from jxfer.train.feed import Images
+from jxfer.train.feed import Images, load_target, with_target
 from jxfer.train.selection import evaluation_steps
 from jxfer.train.state import Plan
 from jxfer.train.step import make_train_step
@@ -86,14 +86,18 @@ def _measure(cell: Cell) -> tuple[int, float, float]:
     splits = screen.load_splits(config.data)
     steps = evaluation_steps(config, len(splits.train))[-1]
     pretrained, phases = _set_up(cell, splits, steps)
+    target = load_target(config, splits.train.class_names)
+    unlabelled = target.train if target else None
     images = next(Images(config, splits, pretrained.preprocessing).train_batches(0))
     flops = seconds = 0.0
     for plan in phases:
-        choice = prefix.choose(plan, config, splits)
+        choice = prefix.choose(plan, config, splits, unlabelled)
         batch = images
         if choice.train is not None:
             features = np.zeros((config.batch_size, *choice.train.shape), np.float32)
             batch = {"features": features, "label": images["label"]}
+        if plan.adaptation.acts:
+            batch = next(with_target(iter([batch]), iter([batch])))
         step_flops, step_seconds = _time(plan, choice.output, pretrained.variables, batch)
         flops += plan.total_steps * step_flops
         seconds += plan.total_steps * step_seconds

@@ -25,7 +25,7 @@ import numpy as np
 
 from jxfer.ablate import cells
 from jxfer.ablate.cell_log import logged
-from jxfer.ablate.cells import Job, Record, Role, Search, key_of, with_shared_cache
+from jxfer.ablate.cells import BY_ACCURACY, Job, Record, Role, Search, key_of, with_shared_cache
 from jxfer.ablate.claims import ACCURACY
 from jxfer.ablate.experiment import Choice, Experiment, Measure, Setting
 from jxfer.errors import UserError
@@ -210,14 +210,16 @@ class Sweep:
             ]
             jobs += [job for chain in made for job in chain]
             found = [records.get(chain[-1].key) for chain in made]
-            values = [record.val_accuracy for record in found if record and not record.error]
+            values = [record.score for record in found if record and not record.error]
             whole = [value for value in values if value is not None]
             accuracies.append((choice, float(np.mean(whole)) if len(whole) == len(made) else None))
         chosen = None
         if all(self.is_over(job, records) for job in jobs):
-            known = [pair for pair in accuracies if pair[1] is not None]
-            chosen = max(known, key=lambda pair: pair[1] or 0.0)[0] if known else None
-        return Search(setting.name, arm, tuple(accuracies), chosen), jobs
+            known = [(value, choice) for choice, value in accuracies if value is not None]
+            chosen = max(known, key=lambda pair: pair[0])[1] if known else None
+        select = jobs[-1].cell.config.adapt.select
+        by = BY_ACCURACY if select == "source" else f"score by {select}"
+        return Search(setting.name, arm, tuple(accuracies), chosen, by), jobs
 
     def _with_sources(
         self, role: Role, setting: Setting, arm: str, choice: Choice, seed: int
@@ -256,9 +258,11 @@ class Sweep:
             )
         summary = run_folder.read_summary(folder) or loop.run_config(config, folder)
         timing = json.loads((folder / "timing.json").read_text())
+        adapt = summary["adapt"]
         return Record(
             "finished",
             val_accuracy=summary["val_accuracy"],
+            score=adapt["score"] if adapt else summary["val_accuracy"],
             test_correct=summary["test_correct"],
             test_examples=summary["test_examples"],
             seconds=timing["seconds"]["total"],

@@ -39,10 +39,10 @@ def main(args: list[str]) -> int:
     ) -> int:
         """Audit a training: what each phase costs beside the least possible, and whether it leaks.
 
-        Takes the options of jxfer train but --regularise, --loss.class-weights, --augment.mixup,
-        --augment.cutmix, --accumulate, --ema-decay and --cache.mode: the audit is of the plain step
-        on images. It needs none. Compiles the step of each phase and the same step written by hand
-        on what trains alone, and takes three steps of both, on noise.
+        Takes the options of jxfer train but --regularise, --adapt, --loss.class-weights,
+        --augment.mixup, --augment.cutmix, --accumulate, --ema-decay and --cache.mode: the audit is
+        of the plain step on images. It needs none. Compiles the step of each phase and the same
+        step written by hand on what trains alone, and takes three steps of both, on noise.
 
         GFLOP and MiB are one device's, a step. Forward and backward count the convolutions and
         matrix products of a group's kernels; the step counts all, as the compiler does. Norms run
@@ -90,6 +90,7 @@ def plan_audit(
     parallel.check_batch(config.batch_size)
     left_out = {
         "--regularise": config.regularise != RegulariseConfig(),
+        "--adapt": config.adapt.acts,
         "--loss.class-weights": config.loss.class_weights != "none",
         "--augment.mixup": config.augment.mixup != 0,
         "--augment.cutmix": config.augment.cutmix != 0,

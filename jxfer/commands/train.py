@@ -3,7 +3,7 @@
 import argparse
 import json as jsons
 import pathlib
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -41,16 +41,9 @@ def main(args: list[str]) -> int:
         if json:
             print(text.to_json(summary))
             return 0
-        test = summary["test_accuracy"]
-        rows = [
-            ("split", "accuracy", "correct", "of"),
-            ("validation", f"{summary['val_accuracy']:.2%}", *_counts(summary, "val")),
-        ]
-        if test is not None:
-            rows.append(("test", f"{test:.2%}", *_counts(summary, "test")))
         early = " (stopped early)" if summary["stopped_early"] else ""
         print(f"best step {summary['best_step']} of {summary['steps']}{early}, in {run}/model")
-        print(text.table(rows))
+        print(text.table([("split", "accuracy", "correct", "of"), *_rows(summary)]))
         return 0
 
     return tyro.cli(train, prog="jxfer train", args=args, config=(tyro.conf.FlagCreatePairsOff,))
@@ -73,5 +66,26 @@ def read_advice(file: pathlib.Path) -> TrainConfig:
     return decode(TrainConfig, value["config"], str(file))
 
 
-def _counts(summary: dict[str, int], split: str) -> tuple[str, str]:
-    return str(summary[f"{split}_correct"]), str(summary[f"{split}_examples"])
+def _rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Accuracy on each split that there is."""
+    adapt = summary["adapt"]
+    if adapt is None:
+        return [*_row("validation", summary, "val"), *_row("test", summary, "test")]
+    rows = [
+        *_row("source validation", summary, "val"),
+        *_row("source test", adapt, "source_test"),
+        *_row("target test", summary, "test"),
+    ]
+    if adapt["oracle_test_accuracy"] is not None:
+        oracle = f"{adapt['oracle_test_accuracy']:.2%}"
+        rows.append((f"target test, oracle's step {adapt['oracle_step']}", oracle, "", ""))
+    return rows
+
+
+def _row(name: str, figures: dict[str, Any], split: str) -> list[tuple[str, ...]]:
+    """A row, or none where the split is missing."""
+    accuracy = figures[f"{split}_accuracy"]
+    if accuracy is None:
+        return []
+    counts = (str(figures[f"{split}_{count}"]) for count in ("correct", "examples"))
+    return [(name, f"{accuracy:.2%}", *counts)]

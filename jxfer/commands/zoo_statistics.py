@@ -23,7 +23,7 @@ class SourceData:
     """The images that the weights were trained on."""
 
     source: str
-    """digits, glyphs, tfds:NAME[/CONFIG][:VERSION] or folder:PATH."""
+    """digits, glyphs, rendered_digits, tfds:NAME[/CONFIG][:VERSION] or folder:PATH."""
     data_dir: str | None = None
     """Where tfds: datasets are prepared, a folder or gs://; else TFDS_DATA_DIR."""
     split_seed: int = DataConfig.split_seed

@@ -12,7 +12,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import cv2
@@ -95,16 +95,41 @@ class Glyphs(EmbeddedSet):
         characters = [
             name + name.lower() if name in _ONE_SHAPE else name for name in Glyphs.class_names
         ]
-        return {
-            split: [
-                (cv2.imencode(".png", image)[1].tobytes(), label)
-                for image, label in glyphs.render(characters, per_class, seed=(0, i))
-            ]
-            for i, (split, per_class) in enumerate((("train", 600), ("test", 100)))
-        }
+        return _rendered(characters, seed=0)
 
 
-EMBEDDED: dict[str, type[EmbeddedSet]] = {embedded.name: embedded for embedded in (Digits, Glyphs)}
+class RenderedDigits(EmbeddedSet):
+    """7,000 rendered digits, 32x32 grey, drawn as the letters of `Glyphs` are: `glyphs.render`.
+
+    The classes are those of `Digits`, whose handwriting they can be adapted to. Train holds 600
+    images of each, test 100 more of the same fonts, drawn from another seed.
+    """
+
+    name = "rendered_digits"
+    version = "1.0.0"
+    description = "Digits rendered from the fonts of matplotlib, distorted, 32x32 grey."
+    image_shape = (glyphs.SIDE, glyphs.SIDE, 1)
+    class_names = Digits.class_names
+
+    @staticmethod
+    def splits() -> dict[str, list[tuple[bytes, int]]]:
+        return _rendered(RenderedDigits.class_names, seed=1)
+
+
+def _rendered(characters: Sequence[str], seed: int) -> dict[str, list[tuple[bytes, int]]]:
+    """The splits of a rendered set; `characters` are those of each class, as in `glyphs.render`."""
+    return {
+        split: [
+            (cv2.imencode(".png", image)[1].tobytes(), label)
+            for image, label in glyphs.render(characters, per_class, seed=(seed, i))
+        ]
+        for i, (split, per_class) in enumerate((("train", 600), ("test", 100)))
+    }
+
+
+EMBEDDED: dict[str, type[EmbeddedSet]] = {
+    embedded.name: embedded for embedded in (Digits, Glyphs, RenderedDigits)
+}
 
 
 def cache_dir() -> pathlib.Path:

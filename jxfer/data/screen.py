@@ -18,15 +18,18 @@ from jxfer.errors import UserError
 _log = logging.getLogger("jxfer")
 
 
-def load_splits(config: DataConfig) -> Splits:
+def load_splits(config: DataConfig, *, by_class: bool = True) -> Splits:
     """Opens the splits for training and, with `on_bad_image="skip"`, leaves bad images out.
+
+    Args:
+      by_class: see `sources.open_splits`.
 
     Raises:
       UserError: as `sources.open_splits`; a class has no training image to balance with, or no
         readable one.
     """
     screen = None if config.on_bad_image == "error" else drop_unreadable
-    splits = sources.open_splits(config, screen=screen)
+    splits = sources.open_splits(config, screen=screen, by_class=by_class)
     if splits.skipped:
         _log.warning(
             "unreadable images skipped: %d, the first %s", len(splits.skipped), splits.skipped[0]

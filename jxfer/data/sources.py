@@ -2,7 +2,7 @@
 
 After `embedded`, `prepared`, `subsets` and `readers`, before `transforms`. The specs:
 
-- `digits`, `glyphs`: those of `embedded.EMBEDDED`
+- `digits`, `glyphs`, `rendered_digits`: those of `embedded.EMBEDDED`
 - `tfds:NAME[/CONFIG][:VERSION]`, in `data_dir`
 - `folder:PATH` with `train/ val/ test/` folders of class folders, or one folder of class folders
 """
@@ -13,6 +13,8 @@ import logging
 import pathlib
 from collections.abc import Callable
 from typing import Any, Literal
+
+import numpy as np
 
 from jxfer.data import embedded, prepared, subsets
 from jxfer.data.readers import (
@@ -53,7 +55,7 @@ class DataConfig:
     """
 
     source: str
-    """What to read: digits, glyphs, tfds:NAME[/CONFIG][:VERSION] or folder:PATH."""
+    """Data spec: digits, glyphs, rendered_digits, tfds:NAME[/CONFIG][:VERSION] or folder:PATH."""
     data_dir: str | None = None
     """Where tfds: datasets are prepared, a folder or gs://; else TFDS_DATA_DIR."""
     split_seed: int = 0
@@ -94,13 +96,17 @@ class Splits:
     """number of files in a data folder that are no image in a class folder"""
 
 
-def open_splits(config: DataConfig, screen: Screen | None = None) -> Splits:
+def open_splits(
+    config: DataConfig, screen: Screen | None = None, *, by_class: bool = True
+) -> Splits:
     """Opens the splits for training.
 
     Args:
       config: which data; its `on_bad_image` is up to the caller, by `screen`.
       screen: applied to each split after validation is held out and before the few are drawn.
         So the validation split is the same with or without it, and the few are balanced.
+      by_class: a validation split that is held out has its part of each class; False reads no
+        label for it.
 
     Raises:
       UserError: the spec is unknown, the data is absent or not usable, there is no train split,
@@ -115,7 +121,7 @@ def open_splits(config: DataConfig, screen: Screen | None = None) -> Splits:
     opened = {name: stored[name]() for name in _FOLDER_SPLITS if name in stored}
     left_out = _warn_left_out(list(opened.values()))
     if "val" not in opened:
-        opened["train"], opened["val"] = _carve(opened["train"], config)
+        opened["train"], opened["val"] = _carve(opened["train"], config, by_class)
     skipped: tuple[str, ...] = ()
     if screen is not None:
         for name, source in opened.items():
@@ -224,8 +230,9 @@ def _folder_splits(root: pathlib.Path) -> dict[str, Callable[[], Source]]:
     return {split: functools.partial(FolderSource, root, split) for split in classes}
 
 
-def _carve(train: Source, config: DataConfig) -> tuple[Source, Source]:
-    kept, carved = subsets.carve(train.labels, config.val_fraction, config.split_seed)
+def _carve(train: Source, config: DataConfig, by_class: bool = True) -> tuple[Source, Source]:
+    labels = train.labels if by_class else np.zeros(len(train), np.int32)
+    kept, carved = subsets.carve(labels, config.val_fraction, config.split_seed)
     return Subset(train, kept), Subset(train, carved)
 
 

@@ -27,6 +27,8 @@ from jxfer.models.initialise import declared
 TrainLayers = frozenset[str]
 NORM_EPSILON = 1e-5
 """Added to the variance by every norm, PyTorch's."""
+NORM_MOMENTUM = 0.9
+"""Share of the old running average that a norm in train mode keeps; PyTorch's momentum of 0.1."""
 NORM_INPUTS = "norm_inputs"
 """Collection of what each norm sees, filled where the caller makes it mutable."""
 
@@ -82,7 +84,7 @@ class Norm(nn.Module):
         path = "/".join(self.path)
         norm = nn.BatchNorm(
             use_running_average=path not in train_layers,
-            momentum=0.9,
+            momentum=NORM_MOMENTUM,
             epsilon=NORM_EPSILON,
             axis_name=self.axis_name,
             dtype=x.dtype,  # of the result alone

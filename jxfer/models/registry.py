@@ -247,6 +247,10 @@ class Model:
         layers = trees.flatten(_plain(seen.get(NORM_INPUTS, {})))
         return {path.rpartition("/")[0]: x for path, (x,) in layers.items()}
 
+    def synchronised(self, axis: str) -> "Model":
+        """The same with every norm's moments over the devices of a mesh axis."""
+        return dataclasses.replace(self, module=self.module.clone(axis_name=axis))
+
     def norm_paths(self) -> tuple[str, ...]:
         """Paths of all norm layers, such as `stage1/block0/norm1`."""
         return _layers(self._collections().get("batch_stats", {}))

@@ -47,6 +47,8 @@ class Search:
     chosen: Choice | None
     validation: tuple[Tried, ...]
     """Empty where there was nothing to choose."""
+    by: str = dataclasses.field(default="validation accuracy", metadata=ADDED)
+    """What its figures are means of."""
 
     def at_an_end(self, name: str) -> bool:
         """Whether the chosen number is the smallest or largest that was tried."""
@@ -71,6 +73,7 @@ class Cell:
     measures: dict[str, Any] = dataclasses.field(default_factory=dict, metadata=ADDED)
     """Numbers; None where one is not defined."""
     val_accuracy: float | None = dataclasses.field(default=None, metadata=ADDED)
+    score: float | None = dataclasses.field(default=None, metadata=ADDED)
     test_correct: int | None = dataclasses.field(default=None, metadata=ADDED)
     test_examples: int | None = dataclasses.field(default=None, metadata=ADDED)
     seconds: float | None = dataclasses.field(default=None, metadata=ADDED)

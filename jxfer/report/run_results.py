@@ -16,6 +16,7 @@ from jxfer.errors import UserError
 from jxfer.train import parallel, run_folder
 from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import Evaluator
+from jxfer.train.feed import load_target
 from jxfer.zoo import store
 from jxfer.zoo.card import Card
 
@@ -36,6 +37,8 @@ class RunResults:
     """of the best model by validation"""
     split: str
     """which images stand below: "test", or "val" where the data has no test split"""
+    data: str
+    """their data spec: in a run that adapts, the test images are the target's"""
     source: Source
     probabilities: np.ndarray
     """[N, K] float32, of the best model on each of them"""
@@ -71,11 +74,17 @@ def read(folder: pathlib.Path) -> RunResults:
         raise UserError(f"{folder}: the run has not finished; its train command resumes it")
     card, variables = store.load(folder / "model")
     split = "val" if summary["test_examples"] is None else "test"
-    source, _ = screen.load_for_evaluation(config.data, split)
+    data = config.data.source
+    if split == "test" and (target := load_target(config, card.class_names)) is not None:
+        assert target.test is not None
+        assert config.adapt.target is not None
+        data, source = config.adapt.target, target.test
+    else:
+        source, _ = screen.load_for_evaluation(config.data, split)
     card.check_classes(source.class_names)
     if len(source) != summary[f"{split}_examples"]:
         raise UserError(
-            f"{config.data.source} has {len(source)} {split} images and had "
+            f"{data} has {len(source)} {split} images and had "
             f"{summary[f'{split}_examples']} when {folder} was trained; restore them"
         )
     evaluator = Evaluator(store.build(card), card.preprocessing, _BATCH_SIZE)
@@ -87,6 +96,7 @@ def read(folder: pathlib.Path) -> RunResults:
         metrics=_read_lines(folder / "metrics.jsonl"),
         card=card,
         split=split,
+        data=data,
         source=source,
         probabilities=evaluator.probabilities(parallel.replicate(variables), source),
         correct=summary[f"{split}_correct"],

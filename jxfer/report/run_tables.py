@@ -36,7 +36,8 @@ def key_figures(run: RunResults, calibration_error: float) -> Table:
         (f"{split} macro-F1", f"{figures['macro_f1']:.4f}"),
         (f"{split} loss, nats", f"{figures['loss']:.4f}"),
         ("expected calibration error", f"{calibration_error:.4f}"),
-        ("data", run.config.data.source),
+        ("data", run.data),
+        *_adaptation(run),
         ("classes", str(len(summary["classes"]))),
         ("training images", f"{summary['train_examples']:,}"),
         ("network", f"{run.card.arch}, {run.card.through or 'whole'}"),
@@ -51,6 +52,27 @@ def key_figures(run: RunResults, calibration_error: float) -> Table:
         ("unreadable images left out", str(len(summary["skipped_images"]))),
     ]
     return Table("Key figures", ("figure", "value"), rows, _reservations(run))
+
+
+def _adaptation(run: RunResults) -> list[tuple[str, str]]:
+    """What a run says of its source, and of what it was adapted to."""
+    adapt = run.summary["adapt"]
+    if adapt is None:
+        return []
+    oracle, source = adapt["oracle_test_accuracy"], adapt["source_test_correct"]
+    rows = [
+        ("source", run.config.data.source),
+        ("target", adapt["target"]),
+        ("method", adapt["method"]),
+        ("best step chosen by", adapt["select"]),
+        ("diverged", "yes" if adapt["diverged"] else "no"),
+    ]
+    if source is not None:
+        rows.append(("source test accuracy", _of(source, adapt["source_test_examples"])))
+    if oracle is not None:
+        name = f"test accuracy at step {adapt['oracle_step']}, the choice of the target's labels"
+        rows.append((name, f"{oracle:.1%}"))
+    return rows
 
 
 def _reservations(run: RunResults) -> str:

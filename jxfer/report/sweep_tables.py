@@ -132,14 +132,11 @@ def search(results: Results) -> Table:
     """What was tried for each arm, and taken."""
     rows: list[list[Cell]] = []
     for one in results.choices:
-        tried = (
-            f"{told(pair.choice)}: {NONE if pair.accuracy is None else f'{pair.accuracy:.2%}'}"
-            for pair in one.validation
-        )
+        tried = (f"{told(pair.choice)}: {_tried(pair.accuracy, one.by)}" for pair in one.validation)
         rows.append([one.setting, one.arm, chosen(one), "; ".join(tried) or NONE])
     return Table(
         "Hyper-parameters",
-        ["setting", "arm", "chosen", "mean validation accuracy of each choice"],
+        ["setting", "arm", "chosen", f"mean {_by(results)} of each choice"],
         rows,
         budget(results),
     )
@@ -153,9 +150,20 @@ def budget(results: Results) -> str:
     return (
         f"Each arm tried {results.budget} choices of hyper-parameters at "
         f"{_seeds('tuning seed', results.tuning_seeds)} and took the one with the highest mean "
-        "validation accuracy."
+        f"{_by(results)}."
         + (" An asterisk marks a choice at an end of what was tried." if ends else "")
     )
+
+
+def _by(results: Results) -> str:
+    """What the searches chose by."""
+    return " or ".join(dict.fromkeys(one.by for one in results.choices if one.validation))
+
+
+def _tried(value: float | None, by: str) -> str:
+    if value is None:
+        return NONE
+    return f"{value:.2%}" if by.endswith("accuracy") else f"{value:.4g}"
 
 
 def chosen(one: Search) -> str:

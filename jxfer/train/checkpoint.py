@@ -32,7 +32,8 @@ class _KeepLatestAndBest:
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         latest = checkpoints[-2:]
         kept = {info.step for info in latest}
-        kept |= {(info.metrics or {}).get("best_step") for info in latest}
+        for name in ("best_step", "oracle_step"):
+            kept |= {(info.metrics or {}).get(name) for info in latest}
         return [info.step in kept for info in checkpoints]
 
 
@@ -57,7 +58,8 @@ class Checkpoints:
 
         Args:
           state: on the host.
-          progress: JSON values; `progress["best"]["step"]` names the step that must be kept.
+          progress: JSON values; `progress["best"]["step"]` names a step that must be kept, and so
+            does `progress["oracle"]["step"]` where there is one.
 
         Raises:
           UserError: a parameter is not finite.
@@ -76,7 +78,11 @@ class Checkpoints:
                 state=ocp.args.PyTreeSave(tree),
                 progress=ocp.args.JsonSave({**progress, "checksums": checksums}),
             ),
-            metrics={"best_step": progress["best"]["step"]},
+            metrics={
+                f"{name}_step": progress[name]["step"]
+                for name in ("best", "oracle")
+                if name in progress
+            },
             force=True,
         )
 
@@ -119,7 +125,7 @@ class Checkpoints:
             state, _ = self._restore(step, like)
         except _Rotten as error:
             raise UserError(
-                f"{self._folder}: checkpoint {step}, the best by validation, is damaged ({error}); "
+                f"{self._folder}: checkpoint {step}, one of the best, is damaged ({error}); "
                 "remove the run folder and train again"
             ) from error
         return state.variables

@@ -11,6 +11,7 @@ from jxfer import trees
 from jxfer.data.sources import DataConfig
 from jxfer.data.transforms import AugmentConfig
 from jxfer.errors import UserError
+from jxfer.losses.adaptation import AdaptConfig
 from jxfer.losses.classification import LossConfig
 from jxfer.losses.regularise import RegulariseConfig
 from jxfer.train.feature_store import CacheConfig
@@ -30,6 +31,7 @@ class TrainConfig:
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
     regularise: RegulariseConfig = RegulariseConfig()
+    adapt: AdaptConfig = AdaptConfig()
     cache: CacheConfig = CacheConfig()
     epochs: float = 10.0
     """Passes over the training split."""
@@ -79,6 +81,11 @@ class TrainConfig:
             raise UserError(
                 "--data.balanced-sampling and --loss.class-weights both make up for rare classes; "
                 "leave one out"
+            )
+        if self.adapt.has_term and self.augment.mixes:
+            raise UserError(
+                f"--adapt.method {self.adapt.method} compares the images of two domains, and "
+                "--augment.mixup and --augment.cutmix change those of one; leave them out"
             )
         if self.regularise.l2_sp and self.optimizer.weight_decay:
             raise UserError(

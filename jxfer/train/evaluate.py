@@ -10,6 +10,7 @@ import numpy as np
 from jxfer.data import loader
 from jxfer.data.sources import Source
 from jxfer.data.transforms import Preprocessing
+from jxfer.models.network import POOLED
 from jxfer.models.registry import Model
 from jxfer.train import metrics, parallel, step
 from jxfer.trees import Tree
@@ -72,14 +73,24 @@ class Evaluator:
     def probabilities(self, variables: Tree, source: Source) -> np.ndarray:
         """Softmax probabilities [N, K] float32, in the source's order."""
         predict_step = _compiled(step.make_predict_step, self._model, self._preprocessing)
-        parts = []
-        for batch in self._batches(source):
-            logits = predict_step(variables, batch)
-            real = parallel.gather(batch["mask"]) > 0
-            parts.append(parallel.gather(logits)[real])
-        logits = np.concatenate(parts)
+        logits: np.ndarray = self._rows(predict_step, variables, source)
         shifted = np.exp(logits - logits.max(-1, keepdims=True))
         return shifted / shifted.sum(-1, keepdims=True)
+
+    def vectors(self, variables: Tree, source: Source) -> dict[str, np.ndarray]:
+        """`pooled` [N, C] and `logits` [N, K] of one pass, float32, in the source's order."""
+        outputs_step = _compiled(_make_vectors_step, self._model, self._preprocessing)
+        rows: dict[str, np.ndarray] = self._rows(outputs_step, variables, source)
+        return rows
+
+    def _rows(self, function: Callable[..., Any], variables: Tree, source: Source) -> Any:
+        """What a step returns for each example; padding left out."""
+        parts = []
+        for batch in self._batches(source):
+            found = function(variables, batch)
+            real = parallel.gather(batch["mask"]) > 0
+            parts.append(jax.tree.map(lambda x, real=real: parallel.gather(x)[real], found))
+        return jax.tree.map(lambda *blocks: np.concatenate(blocks), *parts)
 
     def class_probabilities(self, variables: Tree, source: Source) -> np.ndarray:
         """Mean softmax probabilities of the examples of each class, [classes, K] float32.
@@ -113,6 +124,12 @@ class Evaluator:
         return parallel.shard(
             {name: array for name, array in batch.items() if name != "index"} for batch in batches
         )
+
+
+def _make_vectors_step(
+    model: Model, preprocessing: Preprocessing, after: None = None
+) -> Callable[[Tree, step.Batch], dict[str, jax.Array]]:
+    return step.make_outputs_step(model, preprocessing, (POOLED, "logits"), "pooled")
 
 
 def source_relationship(pretrained: Pretrained, source: Source, batch_size: int) -> Tree:

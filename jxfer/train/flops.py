@@ -25,7 +25,7 @@ Work = dict[tuple[str, bool], int]
 def by_label(
     step: Callable[..., Any], plan: Plan, state: TrainState, per_device_batch: int
 ) -> Work:
-    """FLOPs under each label of one device's step on images.
+    """FLOPs under each label of one device's step on images, the target's too where it has any.
 
     Forward: of the convolutions and matrix products whose kernels have the label. Backward: of the
     gradients of these kernels and of their inputs; frozen kernels have some where what trains lies
@@ -42,8 +42,12 @@ def by_label(
         "image": jax.ShapeDtypeStruct((per_device_batch, size, size, 3), jnp.uint8),
         "label": jax.ShapeDtypeStruct((per_device_batch,), jnp.int32),
     }
+    if plan.adaptation.acts:
+        batch["target_image"] = batch["image"]
+    reference = plan.adaptation.reference(0)
     arguments = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((devices, *leaf.shape), leaf.dtype), (state, batch)
+        lambda leaf: jax.ShapeDtypeStruct((devices, *leaf.shape), leaf.dtype),
+        (state, batch, reference) if reference else (state, batch),
     )
     kernels = {
         path.removesuffix("/kernel"): label

@@ -8,15 +8,16 @@ from typing import Any
 
 import jax
 
-from jxfer import trees
 from jxfer.data import screen
 from jxfer.data.sources import Splits
+from jxfer.data.targets import Target
 from jxfer.errors import UserError
 from jxfer.train import parallel, prefix, run_folder, summary
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.config import TrainConfig
-from jxfer.train.evaluate import Evaluator, source_relationship
-from jxfer.train.feed import Images
+from jxfer.train.evaluate import source_relationship
+from jxfer.train.feed import Images, fingerprint, load_target
+from jxfer.train.judge import Judge, Verdict
 from jxfer.train.log import TrainingLog
 from jxfer.train.phases import Course
 from jxfer.train.plans import set_up
@@ -25,7 +26,6 @@ from jxfer.train.selection import Best, evaluation_steps, out_of_patience
 from jxfer.train.state import TrainState
 from jxfer.train.step import compiled_train_step
 from jxfer.train.writers import Clock, ProgressBar, Writers
-from jxfer.trees import Tree
 from jxfer.zoo import store
 from jxfer.zoo.pretrained import Pretrained
 
@@ -69,7 +69,9 @@ class _Run:
     choices: list[prefix.Choice]
     """What each phase caches."""
     evaluate_at: list[int]
-    evaluator: Evaluator
+    target: Target | None
+    """Of a run that adapts."""
+    judge: Judge
     seconds: dict[str, float]
     commit: str | None
     quiet: bool
@@ -95,15 +97,18 @@ def _train(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> dict[str, 
         steps_per_epoch=len(splits.train) / config.batch_size,
         train=splits.train,
     )
+    target = load_target(config, splits.train.class_names)
+    unlabelled = target.train if target else None
     run = _Run(
         config=config,
         folder=folder,
         splits=splits,
         pretrained=pretrained,
         course=Course(plans, plans[0].initial_state(pretrained.variables, config.seed)),
-        choices=prefix.choose_all(plans, config, splits),
+        choices=prefix.choose_all(plans, config, splits, unlabelled),
         evaluate_at=evaluate_at,
-        evaluator=Evaluator(pretrained.model, pretrained.preprocessing, config.batch_size),
+        target=target,
+        judge=Judge(config, splits, pretrained, target),
         seconds=dict.fromkeys(("compile", "data_wait", "step", "eval", "prefix"), 0.0),
         commit=commit,
         quiet=quiet,
@@ -115,8 +120,12 @@ def _train(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> dict[str, 
             print(choice.describe(), file=sys.stderr)
     with Checkpoints(folder / "checkpoints") as checkpoints:
         progress, steps, taken = _take_steps(run, checkpoints)
-        variables = checkpoints.restore_variables(progress["best"]["step"], run.course.like)
-    return _finish(run, progress, steps, taken, variables, whole)
+        clock = Clock()
+        verdict = run.judge.conclude(
+            lambda step: checkpoints.restore_variables(step, run.course.like)
+        )
+        run.seconds["eval"] += clock.lap()
+    return _finish(run, progress, steps, taken, verdict, whole)
 
 
 def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], int, int]:
@@ -128,16 +137,12 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
     """
     config, course, seconds = run.config, run.course, run.seconds
     restored = checkpoints.restore_latest(course.like)
-    empty: dict[str, Any] = {"best": {}, "open_sums": [], "frozen_unchanged": []}
+    empty: dict[str, Any] = {"open_sums": [], "frozen_unchanged": []}
     host_state, progress = restored or (course.initial, empty)
-    best = Best(**progress["best"])
+    judge = run.judge
+    judge.restore(progress)
     start = int(host_state.step)
-    data = {
-        "classes": list(run.splits.train.class_names),
-        "train_examples": len(run.splits.train),
-        "val_examples": len(run.splits.val),
-        "labels_crc32": [trees.crc32(s.labels) for s in (run.splits.train, run.splits.val)],
-    }
+    data = fingerprint(run.splits, run.target)
     if progress.setdefault("data", data) != data:
         raise UserError(
             f"{run.folder}: the data changed since this run began ({progress['data']} then, {data} "
@@ -145,7 +150,7 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
         )
     if restored:
         _log.warning("%s resumes from step %d of %d", run.folder, start, course.steps)
-    if run.is_over(best, start):
+    if run.is_over(judge.best, start):
         return progress, start, 0
     relationship = source_relationship(run.pretrained, run.splits.train, config.batch_size)
     with Writers(run.folder, start) as writers, ProgressBar(course.steps, start, run.quiet) as bar:
@@ -157,7 +162,8 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
             feed = _feed(run, index, host_state, bar)
             stream = parallel.shard(feed.train_batches(first - 1))
             state = parallel.replicate(host_state)
-            reference = parallel.replicate(plan.reference(run.pretrained.variables) | relationship)
+            start_of = plan.reference(run.pretrained.variables, config.seed)
+            reference = parallel.replicate(start_of | relationship)
             train_step = compiled_train_step(plan, feed.after)
             log = TrainingLog(writers, bar, plan, before, progress["open_sums"])
             clock = Clock()
@@ -178,16 +184,15 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
                     log.flush()
                 seconds["step"] += clock.lap()
                 if evaluating:
-                    result = feed.evaluate(run.evaluator, state.variables)
-                    saving |= best.update(step, result)
-                    figures = {f"val_{k}": v for k, v in dataclasses.asdict(result).items()}
+                    figures, keep = judge.evaluate(step, feed, state.variables)
+                    saving |= keep
                     place = {"epoch": step / plan.steps_per_epoch, "phase": plan.phase.name}
                     writers.write(step, place | figures)
                     seconds["eval"] += clock.lap()
-                over = evaluating and run.is_over(best, step)
+                over = evaluating and run.is_over(judge.best, step)
                 if saving or over:
                     host_state = parallel.fetch(state)
-                    progress |= {"best": dataclasses.asdict(best), "open_sums": log.open_sums()}
+                    progress |= judge.progress() | {"open_sums": log.open_sums()}
                     if step == end or over:
                         unchanged = course.frozen_unchanged(host_state)
                         progress["frozen_unchanged"] = [*progress["frozen_unchanged"], unchanged]
@@ -204,24 +209,21 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
 def _feed(run: _Run, index: int, state: TrainState, bar: ProgressBar) -> Images | PrefixCache:
     """What a phase trains and validates on; `state` is on the host."""
     choice = run.choices[index]
+    acts = choice.plan.adaptation.acts
+    target = run.target.train if run.target and acts else None
     if choice.output is None:
-        return Images(run.config, run.splits, choice.plan.preprocessing)
+        return Images(run.config, run.splits, choice.plan.preprocessing, target)
     clock = Clock()
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    cache = PrefixCache(choice, run.config, run.splits, variables, report=bar.describe)
+    cache = PrefixCache(choice, run.config, run.splits, variables, bar.describe, target)
     run.seconds["prefix"] += clock.lap()
     return cache
 
 
 def _finish(
-    run: _Run, progress: dict[str, Any], steps: int, taken: int, variables: Tree, whole: Clock
+    run: _Run, progress: dict[str, Any], steps: int, taken: int, verdict: Verdict, whole: Clock
 ) -> dict[str, Any]:
-    """Reads the test split, once, and writes what the run leaves behind; the summary comes last."""
-    test = None
-    if run.splits.test is not None:
-        clock = Clock()
-        test = run.evaluator.evaluate(parallel.replicate(variables), run.splits.test)
-        run.seconds["eval"] += clock.lap()
+    """Writes what the run leaves behind; the summary comes last."""
     result = summary.build(
         run.splits,
         run.pretrained,
@@ -229,12 +231,13 @@ def _finish(
         run.course,
         best=progress["best"],
         steps=steps,
-        test=test,
+        test=verdict.test,
+        adapt=verdict.adapt,
         frozen_unchanged=progress["frozen_unchanged"],
         commit=run.commit,
     )
     card = summary.model_card(run.folder.name, run.config, run.pretrained, result)
-    store.save(run.folder / "model", card, variables, overwrite=True)
+    store.save(run.folder / "model", card, verdict.variables, overwrite=True)
     busy = sum(run.seconds[part] for part in ("compile", "data_wait", "step", "prefix"))
     timing = {
         "seconds": run.seconds | {"total": whole.lap()},

@@ -127,9 +127,11 @@ def find(config: TrainConfig, sweep: SweepConfig = SweepConfig()) -> Sweep:
     and moving averages are left out. Losses are read one step late, so that the device has work.
 
     Raises:
-      UserError: as a run of the config would; the first loss is not finite.
+      UserError: as a run of the config would; it adapts; the first loss is not finite.
     """
     parallel.check_batch(config.batch_size, config.accumulate)
+    if config.adapt.acts:
+        raise UserError("--adapt: the sweep is of labelled images alone; leave it out")
     splits = screen.load_splits(config.data)
     pretrained, plans = set_up(
         config,

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from jxfer import trees
 from jxfer.data.readers import Source
 from jxfer.errors import UserError
+from jxfer.losses.adaptation import AdaptConfig
 from jxfer.losses.classification import balanced_weights
-from jxfer.train import regularisers
+from jxfer.train import adaptation, regularisers
 from jxfer.train.config import TrainConfig
 from jxfer.train.parallel import AXIS
 from jxfer.train.state import Plan
@@ -55,7 +56,7 @@ def set_up(
 
 
 def load(config: TrainConfig, class_names: Sequence[str]) -> Pretrained:
-    """The model as the run has it: its compute dtype, and for Co-Tuning the source's head.
+    """The model as the run has it: its compute dtype, and the heads that only train.
 
     Raises:
       UserError: as `create_model`; Co-Tuning has no head of the source.
@@ -70,6 +71,10 @@ def load(config: TrainConfig, class_names: Sequence[str]) -> Pretrained:
     )
     if config.regularise.co_tuning:
         pretrained = pretrained.with_source_head()
+    if domain_head := adaptation.initial_head(config.adapt, pretrained.model, config.seed):
+        params = pretrained.variables["params"] | {adaptation.DOMAIN_HEAD: domain_head}
+        variables = pretrained.variables | {"params": params}
+        pretrained = dataclasses.replace(pretrained, variables=variables)
     model = dataclasses.replace(pretrained.model, compute_dtype=config.compute_dtype)
     return dataclasses.replace(pretrained, model=model)
 
@@ -111,10 +116,15 @@ def make_plans(
             source_head=source_head["kernel"].shape if source_head else None,
             accumulate=config.accumulate,
             ema_decay=config.ema_decay,
+            adapt=config.adapt if config.adapt.has_term else AdaptConfig(),
         )
         for phase, steps in zip(phases, lengths, strict=True)
     )
     _check_plans(config, pretrained, plans)
+    if config.adapt.is_adversarial:
+        acting = next(i for i, plan in enumerate(plans) if plan.adaptation.acts)
+        ramp = sum(lengths[:acting]), sum(lengths[acting:])
+        plans = tuple(dataclasses.replace(plan, ramp=ramp) for plan in plans)
     return plans
 
 
@@ -135,6 +145,7 @@ def _check_plans(config: TrainConfig, pretrained: Pretrained, plans: Sequence[Pl
     _check_statistics(config, plans)
     micro_batch = config.batch_size // config.accumulate
     regularisers.check([plan.regularisers for plan in plans], name, micro_batch)
+    adaptation.check([plan.adaptation for plan in plans], name, micro_batch)
     labels = {label for plan in plans for label in trees.flatten(plan.labels).values()}
     if config.optimizer.layer_decay is not None and labels.isdisjoint(_by_stage(stages)):
         raise UserError(

@@ -1,6 +1,6 @@
 """The frozen-prefix cache: what a frozen part puts out never changes, so it is computed once.
 
-After `evaluate` in the flow. Where a phase freezes the network from its first stage on, with the
+After `feed` in the flow. Where a phase freezes the network from its first stage on, with the
 norms on their stored averages, the output of that prefix is a fixed function of the pixels. It is
 computed for every view of every training example and for the validation split, and the steps of
 the phase begin after it. The order of the examples is that of the run without a cache.
@@ -34,6 +34,7 @@ from jxfer.train import feature_store, parallel, program, step
 from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import Evaluator, one_late
 from jxfer.train.feature_store import Form
+from jxfer.train.feed import of_target, with_target
 from jxfer.train.metrics import Evaluation
 from jxfer.train.state import Plan
 from jxfer.trees import Tree
@@ -54,14 +55,16 @@ class Choice:
     """Why nothing is."""
     train: Form | None = None
     val: Form | None = None
+    target: Form | None = None
+    """Of the unlabelled images, where a method of adaptation acts."""
     views: int = 1
     """Views of each training example."""
     passes: float = 0.0
-    """Of the phase over the training split."""
+    """Of the phase over the training split, or over the target where that is larger."""
 
     @property
     def bytes(self) -> int:
-        return sum(form.bytes for form in (self.train, self.val) if form)
+        return sum(form.bytes for form in (self.train, self.val, self.target) if form)
 
     def describe(self) -> str:
         """One line for the start-up table."""
@@ -76,13 +79,18 @@ class Choice:
         )
 
 
-def choose_all(plans: Sequence[Plan], config: TrainConfig, splits: Splits) -> list[Choice]:
+def choose_all(
+    plans: Sequence[Plan], config: TrainConfig, splits: Splits, target: Source | None = None
+) -> list[Choice]:
     """What each phase caches.
+
+    Args:
+      target: the unlabelled images of a run that adapts.
 
     Raises:
       UserError: --cache.mode asks for a cache where there can be none.
     """
-    choices = [choose(plan, config, splits) for plan in plans]
+    choices = [choose(plan, config, splits, target) for plan in plans]
     if config.cache.is_explicit and not any(choice.output for choice in choices):
         raise UserError(
             f"--cache.mode {config.cache.mode} under {config.strategy.name}: {choices[0].reason}; "
@@ -91,14 +99,20 @@ def choose_all(plans: Sequence[Plan], config: TrainConfig, splits: Splits) -> li
     return choices
 
 
-def choose(plan: Plan, config: TrainConfig, splits: Splits) -> Choice:
+def choose(plan: Plan, config: TrainConfig, splits: Splits, target: Source | None = None) -> Choice:
     """Decides what a phase caches, from what is known before it starts.
+
+    Args:
+      target: see `choose_all`.
 
     Raises:
       UserError: --cache.mode asks for a cache, and the prefix that the phase freezes can have none.
     """
     cache, views = config.cache, config.augment.distinct_views
-    passes = plan.total_steps * config.batch_size / len(splits.train)
+    most = len(splits.train)
+    if target is not None and plan.adaptation.acts:
+        most = max(most, len(target))
+    passes = plan.total_steps * config.batch_size / most
     choice = functools.partial(Choice, plan, None)
     if cache.mode == "off":
         return choice("it is off")
@@ -120,11 +134,15 @@ def choose(plan: Plan, config: TrainConfig, splits: Splits) -> Choice:
     size = plan.preprocessing.size
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     shape = jax.eval_shape(_forward(plan, plan.prefix), plan.model.shapes(), image).shape[1:]
+    unlabelled = None
+    if target is not None and plan.adaptation.acts:
+        unlabelled = Form(views * len(target), shape, cache.dtype)
     found = Choice(
         plan,
         plan.prefix,
         train=Form(views * len(splits.train), shape, cache.dtype),
         val=Form(len(splits.val), shape, cache.dtype),
+        target=unlabelled,
         views=views,
         passes=passes,
     )
@@ -148,6 +166,7 @@ class PrefixCache:
       choice: with an output.
       variables: on the host; of the phase's start, though only the frozen prefix is read.
       report: takes a line about how far the computation is.
+      target: the unlabelled images, where the choice has a form for them.
     """
 
     def __init__(
@@ -157,18 +176,24 @@ class PrefixCache:
         splits: Splits,
         variables: Tree,
         report: Callable[[str], None],
+        target: Source | None = None,
     ) -> None:
         assert choice.output is not None
         assert choice.train is not None
         assert choice.val is not None
         self.after: str = choice.output
         self._config, self._splits, self._choice = config, splits, choice
+        self._target_images = target if choice.target is not None else None
         self._report = report
         replicated = parallel.replicate(variables)
         digest = trees.sha256(_prefix(choice.plan, variables))
         make = functools.partial(self._rows, replicated, digest)
-        self._train = make(splits.train, config.augment, choice.train)
-        self._val = make(splits.val, _NO_CHANGE, choice.val)
+        self._train = make(config, splits.train, config.augment, choice.train)
+        self._val = make(config, splits.val, _NO_CHANGE, choice.val)
+        self._target = np.empty(0)
+        if target is not None and choice.target is not None:
+            other = of_target(config)
+            self._target = make(other, target, other.augment, choice.target)
 
     def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         """As `loader.train_batches`, with `features` [B, ...] in place of `image`.
@@ -176,16 +201,27 @@ class PrefixCache:
         Args:
           start_step: counted from the start of the run.
         """
-        config, labels = self._config, self._splits.train.labels
+        batches = self._batches(self._config, self._splits.train, self._train, start_step)
+        if self._target_images is None:
+            return batches
+        others = self._batches(
+            of_target(self._config), self._target_images, self._target, start_step
+        )
+        return with_target(batches, others)
+
+    def _batches(
+        self, config: TrainConfig, source: Source, features: np.ndarray, start_step: int
+    ) -> Iterator[dict[str, np.ndarray]]:
+        labels = source.labels
         for rows in loader.train_rows(
-            self._splits.train,
+            source,
             self._choice.views,
             batch_size=config.batch_size,
             seed=config.seed,
             balanced_sampling=config.data.balanced_sampling,
             start_step=start_step,
         ):
-            yield {"features": self._train[rows], "label": labels[rows % len(labels)]}
+            yield {"features": features[rows], "label": labels[rows % len(labels)]}
 
     def evaluate(self, evaluator: Evaluator, variables: Tree) -> Evaluation:
         """On the validation split; `variables` are replicated."""
@@ -193,9 +229,15 @@ class PrefixCache:
         return evaluator.evaluate_features(variables, self._val, labels, self.after)
 
     def _rows(
-        self, variables: Tree, weights: str, source: Source, augment: AugmentConfig, form: Form
+        self,
+        variables: Tree,
+        weights: str,
+        config: TrainConfig,
+        source: Source,
+        augment: AugmentConfig,
+        form: Form,
     ) -> np.ndarray:
-        plan, config = self._choice.plan, self._config
+        plan = self._choice.plan
         devices = jax.device_count()
         batch_size = min(config.batch_size, -(-form.rows // devices) * devices)
         feature_step = _compiled_feature_step(plan.model, plan.preprocessing, self.after)

@@ -38,13 +38,25 @@ class Best:
 
     step: int | None = None
     correct: int = -1
+    score: float | None = None
+    """What it is the best by: the count of correct images unless another score is given."""
 
-    def update(self, step: int, result: Evaluation) -> bool:
-        """Takes an evaluation; returns whether it is the best."""
-        better = result.correct > self.correct
+    def update(self, step: int, result: Evaluation, score: float | None = None) -> bool:
+        """Takes an evaluation; returns whether it is the best.
+
+        Args:
+          score: the larger, the better; one that is not finite is never the best but the first.
+        """
+        score = float(result.correct) if score is None else score
+        better = self.step is None or (math.isfinite(score) and score > self._score)
         if better:
-            self.step, self.correct = step, result.correct
+            finite = score if math.isfinite(score) else None
+            self.step, self.correct, self.score = step, result.correct, finite
         return better
+
+    @property
+    def _score(self) -> float:
+        return -math.inf if self.score is None else self.score
 
 
 def out_of_patience(

@@ -11,10 +11,12 @@ import optax
 
 from jxfer import trees
 from jxfer.data.transforms import Preprocessing
+from jxfer.losses.adaptation import AdaptConfig
 from jxfer.losses.classification import LossConfig
 from jxfer.losses.regularise import RegulariseConfig
 from jxfer.models.network import POOLED
 from jxfer.models.registry import Model
+from jxfer.train.adaptation import DOMAIN_HEAD, Adaptation
 from jxfer.train.regularisers import Regularisers
 from jxfer.transfer import labels as label_rules
 from jxfer.transfer import optimizer, strategy
@@ -54,7 +56,9 @@ class TrainState:
         variables = {"params": self.params, "batch_stats": self.batch_stats}
         if self.ema:
             variables = trees.unflatten(trees.flatten(variables) | trees.flatten(self.ema))
-        params = {name: part for name, part in variables["params"].items() if name != SOURCE_HEAD}
+        params = dict(variables["params"])
+        for name in (SOURCE_HEAD, DOMAIN_HEAD):
+            params.pop(name, None)
         return variables | {"params": params}
 
 
@@ -83,11 +87,16 @@ class Plan:
     """Micro-batches of each device and step."""
     ema_decay: float | None = None
     """None keeps no averages."""
+    adapt: AdaptConfig = AdaptConfig()
+    ramp: tuple[int, int] = (0, 1)
+    """See `Adaptation.ramp`; read by its adversarial methods alone."""
 
     @functools.cached_property
     def shapes(self) -> Tree:
-        """Of every parameter, the source's head among them."""
+        """Of every parameter, those of the heads that only train among them."""
         shapes = dict(self.model.shapes()["params"])
+        if self.adaptation.head_shapes:
+            shapes[DOMAIN_HEAD] = self.adaptation.head_shapes
         if self.source_head is not None:
             kernel = jax.ShapeDtypeStruct(self.source_head, jnp.float32)
             bias = jax.ShapeDtypeStruct(self.source_head[1:], jnp.float32)
@@ -98,15 +107,29 @@ class Plan:
     def labels(self) -> Tree:
         """A label for every parameter.
 
-        The source's head moves as the backbone does, and where it does: alone it changes nothing.
+        The source's head and the domain classifier move where the backbone does: alone they change
+        nothing. The one moves as the backbone does, the other as a new head.
         """
-        labels = label_rules.label_tree(self.model.shapes()["params"], self.phase.rules)
+        labels = dict(self._network_labels)
+        moving = {path.partition("/")[0] for path in label_rules.trainable(labels)}
+        moves = not moving.isdisjoint(self.model.stages)
         if self.source_head is not None:
-            moving = {path.partition("/")[0] for path in label_rules.trainable(labels)}
-            moves = not moving.isdisjoint(self.model.stages)
             label = _SOURCE_LABEL if moves else label_rules.FROZEN
             labels[SOURCE_HEAD] = {"kernel": label, "bias": label}
+        if self.adaptation.head_shapes:
+            label = label_rules.HEAD if moves else label_rules.FROZEN
+            labels[DOMAIN_HEAD] = jax.tree.map(lambda _: label, self.adaptation.head_shapes)
         return labels
+
+    @functools.cached_property
+    def _network_labels(self) -> Tree:
+        return label_rules.label_tree(self.model.shapes()["params"], self.phase.rules)
+
+    @functools.cached_property
+    def adaptation(self) -> Adaptation:
+        """What aligns the domains in this phase."""
+        trainable = label_rules.trainable(self._network_labels)
+        return Adaptation(self.adapt, self.model, trainable, self.ramp)
 
     @functools.cached_property
     def regularisers(self) -> Regularisers:
@@ -195,9 +218,15 @@ class Plan:
             ema=self.training_leaves(variables) if self.ema_decay is not None else {},
         )
 
-    def reference(self, variables: Tree) -> Tree:
-        """What the step's regularisers need of `variables`, those that were loaded."""
-        return self.regularisers.reference(variables, self.adapts)
+    def reference(self, variables: Tree, seed: int = 0) -> Tree:
+        """What the step needs and stays the same.
+
+        Args:
+          variables: that were loaded.
+          seed: of the run, for random projections.
+        """
+        found = self.regularisers.reference(variables, self.adapts)
+        return found | self.adaptation.reference(seed)
 
     def training_leaves(self, variables: Tree) -> Tree:
         """The leaves that training changes, statistics included, as timm's ModelEmaV3 has them.

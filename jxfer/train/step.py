@@ -22,7 +22,8 @@ from jxfer.trees import Tree
 Batch = dict[str, jax.Array]
 """`image` uint8 [B, H, W, 3], or `features` [B, ...] for a step that begins `after` an output, and
 `label` int32 [B]; in evaluation also `mask` float32 [B], in training with mixup or CutMix
-`partner_label` int32 [B] and `own_weight` float32 [B]."""
+`partner_label` int32 [B] and `own_weight` float32 [B], and where a method of adaptation acts
+`target_image` or `target_features`, as many without labels."""
 
 _Gradients = tuple[Tree, tuple[Tree, Sums]]  # gradients, (new batch_stats, sums)
 _Differentiate = Callable[[Tree, Batch, jax.Array | None], _Gradients]
@@ -41,7 +42,7 @@ def make_train_step(
     Args:
       after: the output that the batch holds as `features`; None: it holds images.
     """
-    regularisers = plan.regularisers
+    regularisers, adaptation = plan.regularisers, plan.adaptation
 
     def train_step(
         state: TrainState, batch: Batch, reference: Tree | None = None
@@ -55,15 +56,25 @@ def make_train_step(
             inputs = _inputs(batch, plan.preprocessing, after)
             variables = {"params": state.params, "batch_stats": batch_stats}
             features = regularisers.reference_features(variables, reference, inputs, after)
+            labelled = len(inputs)
+            if adaptation.acts:
+                unlabelled = _inputs(batch, plan.preprocessing, after, "target_")
+                inputs = jnp.concatenate([inputs, unlabelled])
+                keys = None if keys is None else jnp.concatenate([keys, _other_keys(keys)])
 
             def objective(moving: Tree) -> tuple[jax.Array, tuple[Tree, Sums]]:
                 params = trees.merge(moving, frozen)
                 variables = {"params": params, "batch_stats": batch_stats}
                 outputs, moved = plan.model.apply(variables, inputs, plan.train_layers, keys, after)
+                target: dict[str, jax.Array] = {}
+                if adaptation.acts:
+                    target = {name: rows[labelled:] for name, rows in outputs.items()}
+                    outputs = {name: rows[:labelled] for name, rows in outputs.items()}
                 losses = _losses(plan, outputs["logits"], batch)
                 if mean_weight is not None:
                     losses = losses / mean_weight
                 terms = regularisers.terms(params, outputs, batch, reference, features)
+                terms |= adaptation.terms(params, outputs, target, state.step, reference)
                 sums = training_sums(losses, outputs["logits"], batch["label"], terms)
                 return sum(terms.values(), start=jnp.mean(losses)), (moved, sums)
 
@@ -152,11 +163,18 @@ def _example_keys(state: TrainState, examples: int) -> jax.Array:
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(example_indices(examples))
 
 
-def _inputs(batch: Batch, preprocessing: Preprocessing, after: str | None) -> jax.Array:
+def _other_keys(keys: jax.Array) -> jax.Array:
+    """Keys for the target's images, none of which drops with the example of its index."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+
+
+def _inputs(
+    batch: Batch, preprocessing: Preprocessing, after: str | None, domain: str = ""
+) -> jax.Array:
     """What the network, or what comes after one of its outputs, takes: float32 [B, ...]."""
     if after is None:
-        return normalise(batch["image"], preprocessing)
-    return batch["features"].astype(jnp.float32)
+        return normalise(batch[f"{domain}image"], preprocessing)
+    return batch[f"{domain}features"].astype(jnp.float32)
 
 
 def make_eval_step(

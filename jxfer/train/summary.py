@@ -157,9 +157,10 @@ def build(
     strategy: str,
     course: Course,
     *,
-    best: dict[str, int],
+    best: dict[str, Any],
     steps: int,
     test: Evaluation | None,
+    adapt: dict[str, Any] | None,
     frozen_unchanged: Sequence[bool | None],
     commit: str | None,
 ) -> dict[str, Any]:
@@ -170,6 +171,8 @@ def build(
 
     Args:
       steps: that were taken; fewer than planned where the run stopped early, in its last phase.
+      test: of the chosen model; in a run that adapts, on the target.
+      adapt: what a run that adapts says besides, from `judge.Verdict`.
       frozen_unchanged: of each phase.
     """
     phases = [
@@ -198,6 +201,7 @@ def build(
         "test_top5_accuracy": test.top5_accuracy if test else None,
         "test_macro_f1": test.macro_f1 if test else None,
         "test_loss": test.loss if test else None,
+        "adapt": adapt,
         "best_step": best["step"],
         "steps": steps,
         "stopped_early": steps < course.steps,
@@ -227,8 +231,11 @@ def model_card(
     measured = []
     for split in ("val", "test"):
         correct, n = summary[f"{split}_correct"], summary[f"{split}_examples"]
-        if n:
-            measured.append(Measurement(config.data.source, split, correct / n, correct, n))
+        # AdaBN's statistics are those of the target: the model that is saved is not the one that
+        # was validated on the source.
+        if n and (split == "test" or config.adapt.method != "adabn"):
+            data = (split == "test" and config.adapt.target) or config.data.source
+            measured.append(Measurement(data, split, correct / n, correct, n))
     return Card(
         name=name,
         arch=model.architecture.name,

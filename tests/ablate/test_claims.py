@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jxfer.ablate.claims import ACCURACY, Close, Falls, Greater, Rises, samples
+from jxfer.ablate.claims import ACCURACY, Close, Falls, Greater, NotWorse, Rises, samples
 from jxfer.errors import UserError
 
 PLACES = {"small": 1.0, "middle": 2.0, "large": 4.0, "other": None}
@@ -30,6 +30,7 @@ def test_text():
     assert str(Greater("lp_ft", "full")) == "lp_ft > full"
     assert str(Greater("lp_ft", "full", margin=0.5)) == "lp_ft > full (margin 0.5)"
     assert str(Close("lp_ft", "full", within=1)) == "lp_ft within 1 of full"
+    assert str(NotWorse("lp_ft", "full", by=1)) == "lp_ft not worse than full by 1"
     assert (str(Falls("AnB")), str(Rises("AnB+"))) == ("AnB falls", "AnB+ rises")
 
 
@@ -116,6 +117,7 @@ def test_names_are_checked(claim, message):
         lambda: Greater("a", "b", margin=-1.0),
         lambda: Greater("a", "b", margin=np.nan),
         lambda: Close("a", "b", within=0.0),
+        lambda: NotWorse("a", "b", by=0.0),
     ],
 )
 def test_bounds_have_a_sense(build):

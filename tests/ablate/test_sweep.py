@@ -41,7 +41,7 @@ def sweep_of(tmp_path, **changes):
 
 
 def finished(accuracy):
-    return Record("finished", measures={ACCURACY: 90.0}, val_accuracy=accuracy)
+    return Record("finished", measures={ACCURACY: 90.0}, score=accuracy)
 
 
 def records_of(jobs, accuracy):
@@ -174,7 +174,7 @@ def test_a_run_leaves_its_record_its_log_and_its_folder(declare, tmp_path):
     folder = sweep.cells / job.key
     summary = json.loads((folder / "summary.json").read_text())
     assert record.measures == {ACCURACY: 100 * summary["test_accuracy"]}
-    assert record.val_accuracy == summary["val_accuracy"]
+    assert record.val_accuracy == record.score == summary["val_accuracy"]
     assert sweep.records() == {job.key: record}
     log = (sweep.cells / f"{job.key}.log").read_text()
     assert "resnet20 through stage1, scratch" in log

@@ -10,7 +10,7 @@ import scipy.stats
 from statsmodels.stats.weightstats import ttost_paired
 
 from jxfer import json_fields, statistics, text
-from jxfer.ablate.claims import ACCURACY, Close, Falls, Greater, Rises
+from jxfer.ablate.claims import ACCURACY, Close, Falls, Greater, NotWorse, Rises
 from jxfer.ablate.verdicts import ALPHA, Verdict, judge
 from jxfer.errors import UserError
 
@@ -77,6 +77,21 @@ def test_a_margin_settles_that_two_arms_are_equal():
     none = [-0.1, 0.12, 0.0, -0.03, 0.02]
     assert of_differences(Greater("a", "b"), none).verdict == "underpowered"
     assert of_differences(Greater("a", "b", margin=1.0), none).verdict == "contradicted"
+
+
+@pytest.mark.parametrize("shift", [0.0, -0.9, -1.0, -1.1, -2.5, 3.0])
+def test_not_worse_is_a_one_sided_test_at_its_bound(shift):
+    """At 0.025 on each side it agrees with the two-sided 95 % interval."""
+    first = np.array(FIRST) + shift
+    second = np.array(SECOND)
+    [found] = verdicts(NotWorse("a", "b", by=1.0), a=first, b=second)
+    low, high = found.t_interval
+    wanted = "underpowered"
+    if low > -1.0:
+        wanted = "reproduced"
+    elif high < -1.0:
+        wanted = "contradicted"
+    assert found.verdict == wanted
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.4, -1.4, 1.7])

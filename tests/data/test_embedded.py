@@ -79,11 +79,18 @@ def test_glyphs_have_the_letters_of_emnist_balanced_in_turn_and_no_digit():
     assert set(names) == set("ABCDEFGHIJKLMNOPQRSTUVWXYZ") | set("abdefghnqrt")
 
 
+def test_rendered_digits_have_the_classes_of_the_handwritten_ones():
+    assert embedded.EMBEDDED["rendered_digits"].class_names == tuple("0123456789")
+    assert embedded.RenderedDigits.class_names == embedded.Digits.class_names
+
+
 @pytest.mark.slow
-def test_glyphs_are_balanced_and_test_differs_from_train():
-    builder = embedded.open_embedded("glyphs")
+@pytest.mark.parametrize(("name", "classes"), [("glyphs", 37), ("rendered_digits", 10)])
+def test_a_rendered_set_is_balanced_and_test_differs_from_train(name, classes):
+    builder = embedded.open_embedded(name)
     train, test = (TfdsSource(builder, split) for split in ("train", "test"))
-    np.testing.assert_array_equal(np.bincount(train.labels), np.full(37, 600))
-    np.testing.assert_array_equal(np.bincount(test.labels), np.full(37, 100))
+    np.testing.assert_array_equal(train.labels, np.tile(np.arange(classes), 600))
+    np.testing.assert_array_equal(test.labels, np.tile(np.arange(classes), 100))
     first = {train[i].image for i in range(0, len(train), 10)}
+    assert len(first) == len(range(0, len(train), 10))
     assert not first & {test[i].image for i in range(len(test))}

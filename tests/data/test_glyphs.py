@@ -36,15 +36,16 @@ def test_no_image_is_blank_and_none_is_like_another():
 
 
 @pytest.mark.parametrize("font", glyphs.FONTS)
-def test_every_font_is_there_and_draws_every_letter_differently(font):
-    letters = [glyphs._drawn(character, font) for character in "ABCXYZabdefghnqrt"]
-    assert all(letter.sum() > 50 for letter in letters)
-    assert len({letter.tobytes() for letter in letters}) == len(letters)
+@pytest.mark.parametrize("characters", ["ABCXYZabdefghnqrt", "0123456789"])
+def test_every_font_is_there_and_draws_every_character_differently(font, characters):
+    inks = [glyphs._drawn(character, font) for character in characters]
+    assert all(ink.sum() > 50 for ink in inks)
+    assert len({ink.tobytes() for ink in inks}) == len(inks)
 
 
-def test_a_letter_stays_whole_on_its_canvas():
+def test_a_character_stays_whole_on_its_canvas():
     for font in glyphs.FONTS:
-        for character in "MWQgj":
+        for character in "MWQgj0123456789":
             ink = glyphs._drawn(character, font)
             border = np.concatenate([ink[0], ink[-1], ink[:, 0], ink[:, -1]])
             assert border.max() == 0, (font, character)

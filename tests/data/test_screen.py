@@ -56,7 +56,7 @@ def test_balanced_sampling_is_refused_before_a_run_where_a_class_is_empty(
     source, monkeypatch, one_line
 ):
     splits = Splits(Subset(source, [0, 1, 30]), source, None)
-    monkeypatch.setattr("jxfer.data.sources.open_splits", lambda config, screen: splits)
+    monkeypatch.setattr("jxfer.data.sources.open_splits", lambda config, screen, by_class: splits)
     assert load_splits(DataConfig("digits")) is splits
     with one_line("class b has no training image", "--data.balanced-sampling"):
         load_splits(DataConfig("digits", balanced_sampling=True))

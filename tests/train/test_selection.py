@@ -1,6 +1,7 @@
 """Early stopping: the rule by itself, and runs that end by it."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -37,11 +38,25 @@ def test_patience_counts_the_evaluations_of_the_last_phase_since_the_best(
     assert found == over
 
 
+def evaluation(correct):
+    return Evaluation(0.0, None, 0.0, 0.0, correct, 10)
+
+
 def test_the_first_of_equals_is_the_best():
     best = Best()
     for step, correct in ((1, 3), (2, 5), (3, 5), (4, 4)):
-        best.update(step, Evaluation(0.0, None, 0.0, 0.0, correct, 10))
-    assert best == Best(2, 5)
+        best.update(step, evaluation(correct))
+    assert best == Best(2, 5, 5.0)
+
+
+def test_a_score_decides_in_place_of_the_count_and_one_that_is_not_finite_never():
+    best = Best()
+    assert best.update(1, evaluation(9), -math.inf)  # some step has to be the best
+    assert best == Best(1, 9, None)
+    assert best.update(2, evaluation(3), -0.5)
+    assert not best.update(3, evaluation(8), -0.6)
+    assert not best.update(4, evaluation(8), math.nan)
+    assert best == Best(2, 3, -0.5)
 
 
 @pytest.fixture
