@@ -28,7 +28,8 @@ extra `torch` (each on one line, for 20, 32, 44 and 56):
     jxfer zoo import resnet20-12fca82f.th --arch resnet20 --name resnet20-cifar10 --zoo runs/zoo
     --class-names airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck
 
-Time: two hours on 2 cores, by arithmetic; `--small` (rendered digits to digits, 2 seeds) three minutes, without images or weights.
+Time: two hours on 2 cores, by arithmetic; `--small` (rendered digits to digits, 2 seeds) three
+minutes, without images or weights.
 """
 
 import pathlib

@@ -58,3 +58,14 @@ def train(plan, steps):
         state, sums = compiled(plan)(state, batch)
         found.append(jax.tree.map(lambda leaf: np.asarray(leaf)[0], (state, sums)))
     return found
+
+
+@functools.cache
+def on_one_device(plan):
+    """The step of a plan: `take(state, batch, reference)`, host arrays in and out."""
+
+    def take(state, batch, reference):
+        one = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (state, batch, reference))
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[0], compiled(plan)(*one))
+
+    return take

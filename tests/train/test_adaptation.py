@@ -1,7 +1,6 @@
 """Domain adaptation in the trainer: the step by hand, on any number of devices, and whole runs."""
 
 import dataclasses
-import functools
 import json
 import shutil
 
@@ -26,6 +25,7 @@ from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import weights
 from jxfer.zoo.pretrained import ModelConfig
 from tests.conftest import CLASSES
+from tests.train.steps import on_one_device
 
 SGD = OptimizerConfig(
     lr=0.05, backbone_lr=0.02, momentum=0.0, weight_decay=0.0, schedule="constant"
@@ -81,17 +81,6 @@ def make_batch(seed=0, examples=16):
         "target_image": rng.integers(0, 120, (examples, 8, 8, 3), dtype=np.uint8),
         "label": rng.integers(0, 3, examples).astype(np.int32),
     }
-
-
-@functools.cache
-def on_one_device(plan):
-    compiled = jax.jit(jax.vmap(step.make_train_step(plan), axis_name=parallel.AXIS))
-
-    def take(state, batch, reference):
-        one = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (state, batch, reference))
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[0], compiled(*one))
-
-    return take
 
 
 def by_hand(plan, config, batch, steps):

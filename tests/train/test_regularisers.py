@@ -1,7 +1,6 @@
 """Regularisers in the trainer: the step by hand, on any number of devices, at no cost when off."""
 
 import dataclasses
-import functools
 import json
 
 import jax
@@ -23,6 +22,7 @@ from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import store
 from jxfer.zoo.pretrained import ModelConfig
 from tests.conftest import CLASSES
+from tests.train.steps import on_one_device
 
 SGD = OptimizerConfig(
     lr=0.05, backbone_lr=0.02, momentum=0.0, weight_decay=0.0, schedule="constant"
@@ -58,17 +58,6 @@ def make_batch(seed=0, examples=16):
         "image": rng.integers(0, 256, (examples, 8, 8, 3), dtype=np.uint8),
         "label": rng.integers(0, 3, examples).astype(np.int32),
     }
-
-
-@functools.cache
-def on_one_device(plan):
-    compiled = jax.jit(jax.vmap(step.make_train_step(plan), axis_name=parallel.AXIS))
-
-    def take(state, batch, reference):
-        one = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (state, batch, reference))
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[0], compiled(*one))
-
-    return take
 
 
 # The same objective, written out from the papers' equations over the whole network.
