@@ -10,11 +10,11 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from jxfer.data.readers import Example, Source
+from jxfer.data.readers import Example, Source, View
 from jxfer.data.transforms import decode
 
 
-class MappedSource(Source):
+class MappedSource(View):
     """The images of a source through a function; labels and names stay.
 
     Args:
@@ -25,18 +25,8 @@ class MappedSource(Source):
     """
 
     def __init__(self, source: Source, change: Callable[[np.ndarray, str], np.ndarray]) -> None:
-        self._source, self._change = source, change
-        self.class_names = source.class_names
-
-    @property
-    def labels(self) -> np.ndarray:
-        return self._source.labels
-
-    def name(self, index: int) -> str:
-        return self._source.name(index)
-
-    def __len__(self) -> int:
-        return len(self._source)
+        super().__init__(source)
+        self._change = change
 
     def __getitem__(self, index: int) -> Example:
         """The example with its image as a PNG file."""

@@ -55,6 +55,27 @@ class Source(abc.ABC):
     def __getitem__(self, index: int) -> Example: ...
 
 
+class View(Source):
+    """A source whose examples are made from those of another one, one by one.
+
+    Labels, names and classes are those of the other, unless a subclass says otherwise.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.class_names = source.class_names
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._source.labels
+
+    def name(self, index: int) -> str:
+        return self._source.name(index)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+
 class FolderSource(Source):
     """One folder of class folders, read as torchvision's ImageFolder.
 

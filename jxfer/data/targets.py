@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jxfer.data import screen
-from jxfer.data.readers import Example, Source, Subset
+from jxfer.data.readers import Example, Source, Subset, View
 from jxfer.data.sources import DataConfig
 from jxfer.errors import UserError
 
@@ -32,28 +32,18 @@ class Target:
     """names of unreadable images that were left out"""
 
 
-class Unlabelled(Source):
+class Unlabelled(View):
     """The images of a source without its labels: each of them is -1."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self.class_names = source.class_names
 
     @property
     def labels(self) -> np.ndarray:
         return np.full(len(self), -1, np.int32)
 
-    def name(self, index: int) -> str:
-        return self._source.name(index)
-
-    def __len__(self) -> int:
-        return len(self._source)
-
     def __getitem__(self, index: int) -> Example:
         return dataclasses.replace(self._source[index], label=-1)
 
 
-class Renumbered(Source):
+class Renumbered(View):
     """A source under the classes of another one; an image keeps the name of its class.
 
     Args:
@@ -65,18 +55,12 @@ class Renumbered(Source):
     def __init__(self, source: Source, class_names: Sequence[str]) -> None:
         numbers = {name: number for number, name in enumerate(class_names)}
         self._numbers = np.array([numbers.get(name, -1) for name in source.class_names], np.int32)
-        self._source = Subset(source, np.flatnonzero(self._numbers[source.labels] >= 0))
+        super().__init__(Subset(source, np.flatnonzero(self._numbers[source.labels] >= 0)))
         self.class_names = tuple(class_names)
 
     @property
     def labels(self) -> np.ndarray:
         return self._numbers[self._source.labels]
-
-    def name(self, index: int) -> str:
-        return self._source.name(index)
-
-    def __len__(self) -> int:
-        return len(self._source)
 
     def __getitem__(self, index: int) -> Example:
         example = self._source[index]

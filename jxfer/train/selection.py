@@ -65,7 +65,7 @@ def out_of_patience(
     """Whether the last `patience` evaluations, all of the last phase, found no better step.
 
     Early stopping: Goodfellow, Bengio & Courville 2016, "Deep Learning", algorithm 7.1, with the
-    count of correct validation images. The phases before the last one always run to their ends:
+    score that `Best` goes by. The phases before the last one always run to their ends:
     they prepare it, and a head that has settled is no reason to leave out the fine-tuning.
 
     Args:
