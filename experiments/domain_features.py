@@ -43,12 +43,18 @@ def draw(
       sweep: the folder of the table's runs.
       setting: the pair of domains.
       arms: methods, a panel each.
+
+    Raises:
+      UserError: there is no such table, or a run of it is missing.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    results = json.loads((sweep / "results.json").read_text())
+    try:
+        results = json.loads((sweep / "results.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{sweep} holds no results.json of a table: {error}") from None
     figure = Figure(figsize=(3.6 * len(arms), 4), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, arm in zip(figure.subplots(1, len(arms), squeeze=False)[0], arms, strict=True):

@@ -44,6 +44,21 @@ def hymenoptera(test_data: pathlib.Path, tmp_path_factory: pytest.TempPathFactor
     return folder / "hymenoptera_data"
 
 
+@pytest.fixture(scope="session")
+def other_domain(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Images of the same classes, darker and noisier: 10 of each to train on, 5 to test on."""
+    folder = tmp_path_factory.mktemp("target")
+    rng = np.random.default_rng(5)
+    for split, count in (("train", 10), ("test", 5)):
+        for label, name in enumerate(CLASSES):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                image = rng.integers(0, 90, (8, 8, 3), dtype=np.uint8)
+                image[..., label] += 60
+                cv2.imwrite(str(folder / split / name / f"{i}.png"), image)
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory):
     """Embedded sets are prepared once per test run, away from the user's cache."""

@@ -12,7 +12,9 @@ from jxfer.data.sources import DataConfig, Source
 from jxfer.errors import UserError
 from jxfer.models.registry import Model
 from jxfer.train import parallel, run_folder
+from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import Evaluator
+from jxfer.train.feed import load_target
 from jxfer.trees import Tree
 from jxfer.zoo import store, weights
 from jxfer.zoo.card import Card
@@ -20,7 +22,7 @@ from jxfer.zoo.card import Card
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationData:
-    """Which images; a run's own data unless given."""
+    """Which images; a run's own data unless given: of one that adapts, its target's."""
 
     source: str | None = None
     """digits, tfds:NAME[/CONFIG][:VERSION] or folder:PATH."""
@@ -54,7 +56,7 @@ def main(args: list[str]) -> int:
         """
         found = weights.load(model, zoo=zoo)
         found.check_named()
-        config, source, skipped = open_data(model, data, split)
+        spec, source, skipped = _open(model, data, split, found.card)
         found.card.check_classes(source.class_names)
         evaluator, replicated = build(found.card, found.variables, batch_size)
         result = evaluator.evaluate(replicated, source)
@@ -65,7 +67,7 @@ def main(args: list[str]) -> int:
             "skipped_images": list(skipped),
         }
         if json:
-            print(text.to_json({"model": found.where, "data": config.source, **figures}))
+            print(text.to_json({"model": found.where, "data": spec, **figures}))
             return 0
         top5 = "-" if result.top5_accuracy is None else f"{result.top5_accuracy:.2%}"
         rows = [
@@ -88,7 +90,7 @@ def main(args: list[str]) -> int:
                 f"{result.loss:.4f}",
             ),
         ]
-        print(f"{found.card.name} on {config.source}")
+        print(f"{found.card.name} on {spec}")
         print(text.table(rows))
         if skipped:
             print(f"{len(skipped)} unreadable images left out: {', '.join(skipped[:5])}")
@@ -116,6 +118,29 @@ def build(card: Card, variables: Tree, batch_size: int) -> tuple[Evaluator, Tree
     return evaluator, parallel.replicate(variables)
 
 
+def _open(
+    model: str, data: EvaluationData, split: str | None, card: Card
+) -> tuple[str, Source, tuple[str, ...]]:
+    """(data spec, images, names of those left out): the target's under the classes of the card."""
+    run = pathlib.Path(model)
+    if data.source is None and (run / "config.json").is_file():
+        config = run_folder.read_config(run)
+        own = dataclasses.replace(config, data=_own_data(config, data))
+        target = load_target(own, card.class_names)
+        if target is not None:
+            held_out = {"test": target.test, "val": target.val, "validation": target.val}
+            source = (target.test or target.val) if split is None else held_out.get(split)
+            if source is None:
+                raise UserError(
+                    f"--split {split}: {model} adapts, and is evaluated on the "
+                    f"{'test or ' if target.test else ''}val split of its target; name other "
+                    "images by --data.source"
+                )
+            return str(config.adapt.target), source, target.skipped
+    opened, source, skipped = open_data(model, data, split)
+    return opened.source, source, skipped
+
+
 def open_data(
     model: str, data: EvaluationData, split: str | None
 ) -> tuple[DataConfig, Source, tuple[str, ...]]:
@@ -133,7 +158,10 @@ def _data_config(model: pathlib.Path, data: EvaluationData) -> DataConfig:
         return DataConfig(data.source, data.data_dir, on_bad_image=data.on_bad_image)
     if not (model / "config.json").is_file():
         raise UserError(f"{model} is no run folder, so name the images: --data.source")
-    config = run_folder.read_config(model).data
-    return dataclasses.replace(
-        config, data_dir=data.data_dir or config.data_dir, on_bad_image=data.on_bad_image
-    )
+    return _own_data(run_folder.read_config(model), data)
+
+
+def _own_data(run: TrainConfig, data: EvaluationData) -> DataConfig:
+    """Of a run's own images, from where `data` says."""
+    data_dir = data.data_dir or run.data.data_dir
+    return dataclasses.replace(run.data, data_dir=data_dir, on_bad_image=data.on_bad_image)

@@ -115,7 +115,7 @@ def _train(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> dict[str, 
     )
     run_folder.write_config(folder, config)
     if not quiet:
-        summary.print_start(splits, pretrained, config.strategy.name, run.course, config.batch_size)
+        summary.print_start(config, splits, pretrained, run.course, target)
         for choice in run.choices:
             print(choice.describe(), file=sys.stderr)
     with Checkpoints(folder / "checkpoints") as checkpoints:

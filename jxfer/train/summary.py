@@ -17,6 +17,8 @@ import optax
 
 from jxfer import text, trees
 from jxfer.data.sources import Splits
+from jxfer.data.targets import Target
+from jxfer.losses.adaptation import AdaptConfig
 from jxfer.losses.regularise import RegulariseConfig
 from jxfer.train import config as configs
 from jxfer.train import flops
@@ -34,7 +36,11 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 
 
 def print_start(
-    splits: Splits, pretrained: Pretrained, strategy: str, course: Course, batch_size: int
+    config: TrainConfig,
+    splits: Splits,
+    pretrained: Pretrained,
+    course: Course,
+    target: Target | None = None,
 ) -> None:
     """The start-up table: what was loaded; each group's parameters, rate, memory, norms and work.
 
@@ -44,7 +50,7 @@ def print_start(
     model = pretrained.model
     test = f"{len(splits.test)} test" if splits.test is not None else "no test split"
     lines = [
-        f"{model.architecture.name} through {model.stages[-1]}, {strategy}: "
+        f"{model.architecture.name} through {model.stages[-1]}, {config.strategy.name}: "
         f"{len(splits.train)} train, {len(splits.val)} validation, {test}, "
         f"{len(splits.train.class_names)} classes; {course.steps} steps on "
         f"{jax.device_count()} device{'s' if jax.device_count() > 1 else ''}",
@@ -53,6 +59,8 @@ def print_start(
     ]
     if pretrained.fresh and pretrained.report.loaded:
         lines.insert(2, f"new in the backbone: {', '.join(pretrained.fresh)}")
+    if target is not None:
+        lines.insert(1, _adapts(config.adapt, target))
     columns = (
         "group",
         "parameters",
@@ -67,7 +75,7 @@ def print_start(
         like = course.like(end)
         memory, norms = optimizer_bytes(plan, like.opt_state), norms_by_label(plan)
         plain = make_train_step(dataclasses.replace(plan, regularise=RegulariseConfig()))
-        work = flops.by_label(plain, plan, like, batch_size // jax.device_count())
+        work = flops.by_label(plain, plan, like, config.batch_size // jax.device_count())
         peaks = plan.peaks
         for label, count in parameters_by_label(plan).items():
             if count:
@@ -76,6 +84,14 @@ def print_start(
                 gigaflops = (f"{work.get((label, pass_), 0) / 1e9:.4g}" for pass_ in (False, True))
                 rows.append((plan.phase.name, str(plan.total_steps), *cells, *gigaflops))
     print("\n".join(lines) + text.table(rows), file=sys.stderr)
+
+
+def _adapts(adapt: AdaptConfig, target: Target) -> str:
+    test = f"{len(target.test)} test" if target.test is not None else "no test split"
+    return (
+        f"adapts by {adapt.method} to {adapt.target}: {len(target.train)} images without labels, "
+        f"{len(target.val)} validation, {test}"
+    )
 
 
 def parameters_by_label(plan: Plan) -> dict[str, int]:

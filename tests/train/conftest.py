@@ -5,12 +5,14 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from jxfer import trees
 from jxfer.data.sources import DataConfig
 from jxfer.data.transforms import CIFAR, AugmentConfig
+from jxfer.losses.adaptation import AdaptConfig
 from jxfer.models import registry
 from jxfer.train import config as configs
 from jxfer.train import run_folder
@@ -26,6 +28,7 @@ from jxfer.trees import Tree
 from jxfer.zoo import store
 from jxfer.zoo.card import Card
 from jxfer.zoo.pretrained import ModelConfig
+from tests.train.steps import SGD
 
 CLASSES = ("ants", "bees", "cats")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -79,16 +82,57 @@ def make_entry(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
+def entries(make_entry: Callable[..., str]) -> dict[str, str]:
+    """An entry by what its norms are."""
+    return {batchnorm: make_entry(batchnorm) for batchnorm in ("standard", "folded")}
+
+
+@pytest.fixture(scope="session")
+def adapted_config(
+    small_config: Callable[..., TrainConfig], entries: dict[str, str], other_domain: pathlib.Path
+) -> Callable[..., TrainConfig]:
+    """A run that adapts to the other domain by a method; `adapt` and fields by keyword."""
+
+    def make(method: str, norms: str = "standard", **fields: Any) -> TrainConfig:
+        adapt = fields.pop("adapt", {})
+        defaults = {
+            "model": ModelConfig(weights=entries[norms]),
+            "strategy": StrategyConfig("full"),
+            "optimizer": SGD,
+        }
+        target = None if method == "none" else f"folder:{other_domain}"
+        config = AdaptConfig(method, **{"target": target, **adapt})
+        return small_config(adapt=config, **{**defaults, **fields})
+
+    return make
+
+
+def make_course(config: TrainConfig) -> Course:
+    """Of a run on `images`."""
+    total = evaluation_steps(config, 36)[-1]
+    pretrained, plans = set_up(config, CLASSES, total_steps=total, steps_per_epoch=2.25)
+    return Course(plans, plans[0].initial_state(pretrained.variables))
+
+
+@pytest.fixture(scope="session")
 def read_state() -> Callable[[TrainConfig, pathlib.Path], TrainState]:
     """The newest checkpoint of a run, on the host."""
 
     def read(config: TrainConfig, run: pathlib.Path) -> TrainState:
-        total = evaluation_steps(config, 36)[-1]
-        pretrained, plans = set_up(config, CLASSES, total_steps=total, steps_per_epoch=2.25)
-        course = Course(plans, plans[0].initial_state(pretrained.variables))
         with Checkpoints(run / "checkpoints") as checkpoints:
-            state, _ = checkpoints.restore_latest(course.like)
+            state, _ = checkpoints.restore_latest(make_course(config).like)
         return state
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def read_variables() -> Callable[[TrainConfig, pathlib.Path, int], Tree]:
+    """The model of a step that a run has kept, on the host."""
+
+    def read(config: TrainConfig, run: pathlib.Path, step: int) -> Tree:
+        with Checkpoints(run / "checkpoints") as checkpoints:
+            return checkpoints.restore_variables(step, make_course(config).like)
 
     return read
 

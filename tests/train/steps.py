@@ -14,6 +14,10 @@ from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig, phases
 
 BATCH = 16
+SGD = OptimizerConfig(
+    lr=0.05, backbone_lr=0.02, momentum=0.0, weight_decay=0.0, schedule="constant"
+)
+"""Plain gradient descent: a step is a gradient times a rate."""
 
 
 def make_plan(name="full", **fields):

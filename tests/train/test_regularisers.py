@@ -22,20 +22,12 @@ from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import store
 from jxfer.zoo.pretrained import ModelConfig
 from tests.conftest import CLASSES
-from tests.train.steps import on_one_device
+from tests.train.steps import SGD, on_one_device
 
-SGD = OptimizerConfig(
-    lr=0.05, backbone_lr=0.02, momentum=0.0, weight_decay=0.0, schedule="constant"
-)
 RATES = {"head": 0.05, "backbone": 0.02}
 EVERYTHING = RegulariseConfig(
     l2_sp=0.1, l2_sp_head=0.2, delta=0.3, co_tuning=0.5, bss=0.01, bss_k=2
 )
-
-
-@pytest.fixture(scope="module")
-def entries(make_entry):
-    return {batchnorm: make_entry(batchnorm) for batchnorm in ("standard", "folded")}
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,7 @@ def test_the_start_up_table_tells_what_each_group_costs(make_entry, small_config
     pretrained, plans = set_up(config, CLASSES, 9, 2.25)
     course = Course(plans, plans[0].initial_state(pretrained.variables))
     splits = screen.load_splits(config.data)
-    summary.print_start(splits, pretrained, "lp_ft", course, config.batch_size)
+    summary.print_start(config, splits, pretrained, course)
     header, *rows = capsys.readouterr().err.splitlines()[-5:]
     assert header.split()[-4:] == ["forward", "GFLOP", "backward", "GFLOP"]
     assert [(row.split()[0], row.split()[2]) for row in rows] == [
