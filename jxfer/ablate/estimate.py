@@ -75,7 +75,7 @@ def _kind(cell: Cell) -> str:
         cell.config,
         seed=0,
         data=dataclasses.replace(cell.config.data, split_seed=0),
-        optimizer=dataclasses.replace(cell.config.optimizer, lr=1.0, backbone_lr=None),
+        optimizer=cell.config.optimizer.without_rates(),
     )
     return repr(config) + (_kind(cell.after) if cell.after else "")
 

@@ -4,10 +4,6 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from jxfer.errors import UserError
 from jxfer.train import metrics, parallel
 from jxfer.train.metrics import Sums
@@ -38,12 +34,7 @@ class TrainingLog:
         self._writers, self._bar = writers, bar
         self._phase, self._start = plan.phase.name, start
         self._steps_per_epoch = plan.steps_per_epoch
-        # All steps at once: a schedule called line by line would queue on the device.
-        steps = np.arange(plan.total_steps)
-        self._rates = {
-            label: np.asarray(jax.vmap(lambda step, rate=rate: jnp.asarray(rate(step)))(steps))
-            for label, rate in plan.rates.items()
-        }
+        self._rates = plan.rate_table
         self._open: list[Sums] = list(open_sums)
         self._ended: tuple[int, list[Sums]] | None = None
         self.clock = Clock()

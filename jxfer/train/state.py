@@ -64,7 +64,7 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All that fixes the compiled train step of a phase: equal plans share one program."""
+    """All that fixes the train step of a phase; plans that differ in rates share a program."""
 
     model: Model
     preprocessing: Preprocessing
@@ -187,10 +187,24 @@ class Plan:
         return {_SOURCE_LABEL: peaks[label_rules.LOW_LR], **peaks}
 
     @functools.cached_property
+    def rate_table(self) -> dict[str, np.ndarray]:
+        """`rates` at every step of the phase, float32 [total_steps]."""
+        # All steps at once: a schedule called step by step would queue on the device.
+        steps = np.arange(self.total_steps)
+        return {
+            label: np.asarray(jax.vmap(lambda step, rate=rate: jnp.float32(rate(step)))(steps))
+            for label, rate in self.rates.items()
+        }
+
+    @functools.cached_property
     def transform(self) -> optax.GradientTransformation:
         """The optimizer, over the trainable leaves alone."""
+        return self.transform_at(self.rates)
+
+    def transform_at(self, rates: dict[str, optax.Schedule]) -> optax.GradientTransformation:
+        """`transform` with other rates for the same labels."""
         moving, _ = trees.split(self.labels, self.moves)
-        return optimizer.build(self.optimizer, moving, self.rates)
+        return optimizer.build(self.optimizer, moving, rates)
 
     def schedules(self) -> dict[str, optax.Schedule]:
         """Learning rate by step for each label that could train."""

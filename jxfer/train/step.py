@@ -15,7 +15,7 @@ from jxfer.losses.classification import cross_entropy, mixed_loss
 from jxfer.models.layers import mean_pool
 from jxfer.models.registry import Model
 from jxfer.train.metrics import Sums, evaluation_sums, training_sums
-from jxfer.train.parallel import AXIS, compile_step, example_indices
+from jxfer.train.parallel import AXIS, compile_step, example_indices, replicate
 from jxfer.train.state import Plan, TrainState
 from jxfer.trees import Tree
 
@@ -37,7 +37,7 @@ def make_train_step(
     Only the trainable subtree is differentiated, so the backward pass ends where the frozen part
     begins, whatever stands around the optimizer. The returned sums are over all devices; of a mixed
     image they count `label`. The step takes `reference`, from `Plan.reference`, where a regulariser
-    acts.
+    acts, and `rates`, from `Plan.rate_table`; without them the plan's are constants of it.
 
     Args:
       after: the output that the batch holds as `features`; None: it holds images.
@@ -45,7 +45,10 @@ def make_train_step(
     regularisers, adaptation = plan.regularisers, plan.adaptation
 
     def train_step(
-        state: TrainState, batch: Batch, reference: Tree | None = None
+        state: TrainState,
+        batch: Batch,
+        reference: Tree | None = None,
+        rates: dict[str, jax.Array] | None = None,
     ) -> tuple[TrainState, Sums]:
         moving, frozen = trees.split(state.params, plan.moves)
         keys = _example_keys(state, len(batch["label"])) if plan.drops else None
@@ -84,7 +87,8 @@ def make_train_step(
         take = differentiate if whole else _by_parts(differentiate, plan, moving)
         gradients, (batch_stats, sums) = take(state.batch_stats, batch, keys)
         gradients = jax.lax.pmean(gradients, AXIS)
-        updates, opt_state = plan.transform.update(gradients, state.opt_state, moving)
+        transform = plan.transform if rates is None else plan.transform_at(_schedules(rates))
+        updates, opt_state = transform.update(gradients, state.opt_state, moving)
         moving = optax.apply_updates(moving, updates)
         # Stored averages are left out: a mean over devices could round them.
         moved, _ = trees.split(batch_stats, plan.adapts)
@@ -106,6 +110,10 @@ def make_train_step(
         return new_state, jax.lax.psum(sums, AXIS)
 
     return train_step
+
+
+def _schedules(rates: dict[str, jax.Array]) -> dict[str, optax.Schedule]:
+    return {label: lambda step, table=table: table[step] for label, table in rates.items()}
 
 
 def _losses(plan: Plan, logits: jax.Array, batch: Batch) -> jax.Array:
@@ -249,10 +257,18 @@ def make_outputs_step(
     return outputs_step
 
 
-@functools.lru_cache(maxsize=32)  # a sweep goes round some dozen arms and rates
 def compiled_train_step(plan: Plan, after: str | None = None) -> Callable[..., Any]:
-    """`step(state, batch, reference)` on every device, compiled once for equal plans.
+    """`step(state, batch, reference)` on every device.
 
-    The state is donated: its memory is re-used for the new one.
+    It is compiled once for all plans that are equal but for their rates, which are data. The state
+    is donated: its memory is re-used for the new one.
     """
+    rule = plan.optimizer.without_rates()
+    step = _compiled(dataclasses.replace(plan, optimizer=rule), after)
+    rates = replicate(plan.rate_table)
+    return lambda state, batch, reference: step(state, batch, reference, rates)
+
+
+@functools.lru_cache(maxsize=32)  # a sweep goes round some dozen arms
+def _compiled(plan: Plan, after: str | None) -> Callable[..., Any]:
     return compile_step(make_train_step(plan, after), donate_state=True)

@@ -118,6 +118,12 @@ class OptimizerConfig:
             rates[stage] = rate
         return rates
 
+    def without_rates(self) -> "OptimizerConfig":
+        """The same rule, with the rates and the schedule at their defaults."""
+        names = ("lr", "backbone_lr", "layer_decay", "stage_lrs")
+        names += ("schedule", "warmup_epochs", "step_epochs", "step_factor")
+        return dataclasses.replace(self, **{name: getattr(OptimizerConfig, name) for name in names})
+
     def peaks(self, stages: Sequence[str] = ()) -> dict[str, float]:
         """Peak learning rate of each label that trains.
 
