@@ -2,8 +2,10 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -154,6 +156,23 @@ def start_process() -> Callable[..., subprocess.Popen]:
         )
 
     return start
+
+
+@pytest.fixture(scope="session")
+def kill_after() -> Callable[[subprocess.Popen, pathlib.Path, int], None]:
+    """Sends SIGKILL to a run once its metrics.jsonl holds a line of a step."""
+
+    def kill(process: subprocess.Popen, run: pathlib.Path, step: int) -> None:
+        lines = run / "metrics.jsonl"
+        while process.poll() is None and f'"step": {step},' not in (
+            lines.read_text() if lines.exists() else ""
+        ):
+            time.sleep(0.002)
+        process.kill()
+        _, complaint = process.communicate()
+        assert process.returncode == -signal.SIGKILL, complaint
+
+    return kill
 
 
 @pytest.fixture(scope="session")

@@ -201,6 +201,24 @@ def test_a_run_that_is_resumed_ends_with_the_same_bits(
 
 
 @pytest.mark.slow
+def test_kill_9_changes_no_bit(
+    adapted_config, tmp_path, start_process, kill_after, assert_same_bits
+):
+    config = adapted_config("dann", epochs=6.0, checkpoint_every=3)
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    wanted = loop.run_config(config, whole, quiet=True)
+    kill_after(start_process(config, part), part, 8)
+    assert not (part / "summary.json").exists()
+    again = start_process(config, part)
+    _, output = again.communicate()
+    assert again.returncode == 0, output
+    assert "resumes from step" in output
+    found = json.loads((part / "summary.json").read_text())
+    assert found | {"commit": None} == wanted | {"commit": None}
+    assert_same_bits(*(weights.load(str(run)).variables for run in (part, whole)))
+
+
+@pytest.mark.slow
 def test_adabn_saves_the_model_with_the_targets_statistics(adapted_config, tmp_path):
     found = {}
     for method in ("source_only", "adabn"):
