@@ -27,7 +27,7 @@ extra `torch` (on one line):
     jxfer zoo import resnet20-12fca82f.th --arch resnet20 --name resnet20-cifar10 --zoo runs/zoo
     --class-names airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck
 
-Time: 40 minutes on 2 cores; `--small` (digits at half the resolution, 3 seeds) three minutes,
+Time: 25 minutes on 2 cores; `--small` (digits at half the resolution, 3 seeds) three minutes,
 without images or weights.
 """
 

@@ -19,7 +19,7 @@ Expected: differences of a point or two; the papers' networks are a ResNet-50 wi
 not 64.
 
 Command: `python experiments/regularisers.py --jobs 2`, after `python experiments/images.py ZIPS`
-Time: 45 minutes on 2 cores; `--small` (digits at 30 %, 2 seeds) three minutes, no images.
+Time: 25 minutes on 2 cores; `--small` (digits at 30 %, 2 seeds) three minutes, no images.
 """
 
 import sys
