@@ -19,6 +19,8 @@ from jxfer.errors import UserError
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What torchvision's ImageFolder takes; compared in lower case."""
+_TOGETHER = 256
+"""records that are read at once for their labels, in half the time of one by one"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +107,9 @@ class FolderSource(Source):
         counts = []
         for class_name in self.class_names:
             before = len(self._files)
+            class_folder = pathlib.PurePath(split, class_name).as_posix()
             for path in _walk(base / class_name):
-                name = path.relative_to(self._root).as_posix()
+                name = f"{class_folder}/{path}"
                 is_image = name.lower().endswith(IMAGE_EXTENSIONS)
                 (self._files if is_image else self.left_out).append(name)
             counts.append(len(self._files) - before)
@@ -185,8 +188,11 @@ class TfdsSource(Source):
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        # Records are parsed one by one and images stay encoded: this is a pass over the files.
-        labels = [self._records[index][self._label] for index in range(len(self))]
+        # Images stay encoded; all the same this is a pass over the files.
+        labels: list[int] = []
+        for start in range(0, len(self), _TOGETHER):
+            rows = range(start, min(start + _TOGETHER, len(self)))
+            labels += [record[self._label] for record in self._records.__getitems__(rows)]
         if -1 in labels:
             raise self._unlabelled()
         return np.array(labels, np.int32)
@@ -254,14 +260,18 @@ def _visible(entry: os.DirEntry[str]) -> bool:
     return not entry.name.startswith(".")
 
 
-def _walk(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Every visible file below `folder`, sorted by path; links are followed, as by ImageFolder."""
+def _walk(folder: pathlib.Path) -> list[str]:
+    """Every visible file below `folder`, relative to it, sorted by folder and name.
+
+    Links are followed, as by ImageFolder. Strings: a million `Path`s take half a minute.
+    """
 
     def fail(error: OSError) -> None:
         raise UserError(f"data folder {error.filename} cannot be read: {error.strerror}") from error
 
-    found: list[pathlib.Path] = []
+    found: list[tuple[str, ...]] = []
     for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [pathlib.Path(parent, name) for name in files if not name.startswith(".")]
-    return sorted(found)
+        parts = pathlib.PurePath(parent).relative_to(folder).parts
+        found += [(*parts, name) for name in files if not name.startswith(".")]
+    return ["/".join(parts) for parts in sorted(found)]

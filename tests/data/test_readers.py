@@ -1,3 +1,4 @@
+import pathlib
 import pickle
 import types
 
@@ -69,6 +70,27 @@ def test_tfds_examples_are_raw_bytes_with_names():
     assert example.image.startswith(b"\x89PNG")
 
 
+def test_tfds_labels_that_are_read_together_are_those_of_the_examples():
+    source = TfdsSource(embedded.open_embedded("digits"), "train")
+    assert len(source) > 600
+    some = [0, 255, 256, 511, 512, len(source) - 1]
+    assert source.labels[some].tolist() == [source[index].label for index in some]
+    assert len(source.labels) == len(source)
+
+
+def test_files_come_in_the_order_of_their_folders_and_names(tmp_path):
+    names = ["a/b/2.png", "a/b.png", "a/b/c/1.png", "a/b-c/1.png", "b/B.png", "b/a.png", "a/a.png"]
+    for name in names:
+        file = tmp_path / "train" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    expected = sorted(pathlib.PurePath("train", name) for name in names)
+    for root, split in ((tmp_path, "train"), (tmp_path / "train", "")):
+        source = FolderSource(root, split)
+        found = [source.name(index) for index in range(len(source))]
+        assert found == [path.relative_to("" if split else "train").as_posix() for path in expected]
+
+
 def test_tfds_without_an_image_is_refused():
     builder = types.SimpleNamespace(info=types.SimpleNamespace(full_name="text/1.0.0", features={}))
     with pytest.raises(UserError, match=r"text/1.0.0 has 0 features of type Image"):
@@ -77,7 +99,12 @@ def test_tfds_without_an_image_is_refused():
 
 def test_unlabelled_records_are_refused():
     source = TfdsSource(embedded.open_embedded("digits"), "test")
-    source._records = [{"image": b"", "label": -1}]
+
+    class Records(list):
+        def __getitems__(self, rows):
+            return [self[row] for row in rows]
+
+    source._records = Records([{"image": b"", "label": -1}])
     with pytest.raises(UserError, match=r"split test of digits/1.0.0 has no labels"):
         source[0]
     with pytest.raises(UserError, match=r"split test of digits/1.0.0 has no labels"):
