@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from jxfer.ablate import worker
 from jxfer.errors import UserError
+from jxfer.train.preemption import TRY_AGAIN
 
 RESTARTS = 3
 """Times that a worker may die, one after another, without having begun a cell."""
@@ -96,7 +97,8 @@ def local(workers: Workers) -> None:
                 if process.exitcode == 0:
                     continue
                 idle, begun = (idle + 1 if begun == workers.begun() else 0), workers.begun()
-                if (process.exitcode or 0) > 0 or idle >= RESTARTS:
+                signalled = (process.exitcode or 0) < 0 or process.exitcode == TRY_AGAIN
+                if not signalled or idle >= RESTARTS:
                     raise UserError(
                         f"a worker died with exit code {process.exitcode}; the same command goes on"
                     )

@@ -13,6 +13,7 @@ from jxfer.errors import UserError
 from jxfer.json_fields import decode
 from jxfer.train import loop
 from jxfer.train.config import TrainConfig
+from jxfer.train.hosts import HostsConfig, is_first, joined
 
 
 def main(args: list[str]) -> int:
@@ -25,6 +26,7 @@ def main(args: list[str]) -> int:
     def train(
         run: pathlib.Path,
         config: Annotated[TrainConfig, tyro.conf.arg(name="")] = start,
+        hosts: HostsConfig = HostsConfig(),
         from_advice: pathlib.Path | None = None,
         json: bool = False,
     ) -> int:
@@ -33,11 +35,16 @@ def main(args: list[str]) -> int:
         Args:
           config: what to do.
           run: The run folder: config, metrics, checkpoints, summary, and the best model.
+          hosts: The processes that train it together, if there are several.
           from_advice: Start from the config in this advice.json, which jxfer advise wrote; the
             other options change it.
           json: Print summary.json instead of a table.
         """
-        summary = loop.run_config(config, run, quiet=json)
+        with joined(hosts):
+            summary = loop.run_config(config, run, quiet=json)
+            writes = is_first()
+        if not writes:
+            return 0
         if json:
             print(text.to_json(summary))
             return 0

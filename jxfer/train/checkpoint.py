@@ -1,7 +1,8 @@
 """Checkpoints of a run: Orbax, asynchronous, checksummed leaf by leaf.
 
 Only this file and `zoo/store.py` import Orbax. Host arrays are saved, so that they restore on any
-number of devices. Orbax restores a flipped bit without a word; the crc32 of each leaf, kept beside
+number of devices and hosts. The first host alone reads and writes; the others get from it what it
+restores. Orbax restores a flipped bit without a word; the crc32 of each leaf, kept beside
 the arrays, does not.
 """
 
@@ -17,6 +18,7 @@ import orbax.checkpoint as ocp
 
 from jxfer import trees
 from jxfer.errors import UserError
+from jxfer.train import hosts
 from jxfer.train.state import TrainState
 from jxfer.trees import Tree
 
@@ -41,8 +43,18 @@ class Checkpoints:
     """The `checkpoints/` folder of a run. A context manager: leaving it waits for the last save."""
 
     def __init__(self, folder: pathlib.Path) -> None:
-        options = ocp.CheckpointManagerOptions(preservation_policy=_KeepLatestAndBest())
         self._folder = folder
+        self._manager: Any = None
+        if not hosts.is_first():
+            return
+        folder.mkdir(exist_ok=True)  # Orbax makes none where a process saves for itself
+        # No barrier that waits for the other hosts.
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=0, active_processes={0}, barrier_sync_key_prefix="run"
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_KeepLatestAndBest(), create=False, multiprocessing_options=alone
+        )
         self._manager = ocp.CheckpointManager(
             folder.absolute(), options=options, item_names=("state", "progress")
         )
@@ -51,10 +63,11 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.close()
+        if self._manager is not None:
+            self._manager.close()
 
     def save(self, state: TrainState, progress: dict[str, Any]) -> None:
-        """Starts to save; the device and the loop go on.
+        """Starts to save; the device and the loop go on. All hosts must call it.
 
         Args:
           state: on the host.
@@ -71,6 +84,8 @@ class Checkpoints:
                     f"{path} is no longer finite at step {int(state.step)}; lower --optimizer.lr "
                     "or set --optimizer.clip-norm, in a new run folder"
                 )
+        if self._manager is None:
+            return
         checksums = {path: trees.crc32(leaf) for path, leaf in trees.flatten(tree).items()}
         self._manager.save(
             int(state.step),
@@ -98,6 +113,9 @@ class Checkpoints:
         Raises:
           UserError: there are checkpoints, and none is intact; one is intact and of other shapes.
         """
+        return hosts.from_first(lambda: self._restore_latest(like))
+
+    def _restore_latest(self, like: Like) -> tuple[TrainState, dict[str, Any]] | None:
         steps = sorted(self._manager.all_steps(), reverse=True)
         rotten = []
         for step in steps:
@@ -120,6 +138,9 @@ class Checkpoints:
         Raises:
           UserError: the step is missing, damaged or of other shapes.
         """
+        return hosts.from_first(lambda: self._restore_variables(step, like))
+
+    def _restore_variables(self, step: int, like: Like) -> Tree:
         self._manager.wait_until_finished()
         try:
             state, _ = self._restore(step, like)

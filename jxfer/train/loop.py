@@ -1,6 +1,6 @@
 """The loop. All side effects of training live here; the steps that it calls are pure."""
 
-import dataclasses
+import contextlib
 import logging
 import pathlib
 import sys
@@ -8,26 +8,22 @@ from typing import Any
 
 import jax
 
-from jxfer.data import screen
-from jxfer.data.sources import Splits
-from jxfer.data.targets import Target
 from jxfer.errors import UserError
-from jxfer.train import parallel, prefix, run_folder, summary
+from jxfer.train import config as configs
+from jxfer.train import hosts, parallel, run_folder, summary
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import source_relationship
-from jxfer.train.feed import Images, fingerprint, load_target
-from jxfer.train.judge import Judge, Verdict
+from jxfer.train.feed import Images
+from jxfer.train.judge import Verdict
 from jxfer.train.log import TrainingLog
-from jxfer.train.phases import Course
-from jxfer.train.plans import set_up
+from jxfer.train.preemption import Preempted, Preemption
 from jxfer.train.prefix import PrefixCache
-from jxfer.train.selection import Best, evaluation_steps, out_of_patience
+from jxfer.train.prepare import Run, prepare
 from jxfer.train.state import TrainState
 from jxfer.train.step import compiled_train_step
 from jxfer.train.writers import Clock, ProgressBar, Writers
 from jxfer.zoo import store
-from jxfer.zoo.pretrained import Pretrained
 
 _log = logging.getLogger("jxfer")
 
@@ -47,88 +43,50 @@ def run_config(
 
     Raises:
       UserError: what a person can cause, in one line.
+      Preempted: SIGTERM asked it to make way; with exit code 75 unless it is caught.
     """
     folder = pathlib.Path(run)
-    with run_folder.open_run(folder, config):
-        finished = run_folder.read_summary(folder)
+    hosts.check_same({"config": configs.to_dict(config), "--run": str(folder)})
+    with Preemption() as preemption, contextlib.ExitStack() as held:
+
+        def open_run() -> dict[str, Any] | None:
+            held.enter_context(run_folder.open_run(folder, config))
+            return run_folder.read_summary(folder)
+
+        finished = hosts.from_first(open_run)
         if finished is not None:
             _log.warning("%s has finished; nothing is left to do", folder)
             return finished
-        return _train(config, folder, quiet)
+        return _train(config, folder, quiet, preemption)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """What stays the same from the first step to the summary."""
-
-    config: TrainConfig
-    folder: pathlib.Path
-    splits: Splits
-    pretrained: Pretrained
-    course: Course
-    choices: list[prefix.Choice]
-    """What each phase caches."""
-    evaluate_at: list[int]
-    target: Target | None
-    """Of a run that adapts."""
-    judge: Judge
-    seconds: dict[str, float]
-    commit: str | None
-    quiet: bool
-
-    def is_over(self, best: Best, step: int) -> bool:
-        """Whether that was the last step, planned or for want of patience."""
-        before = self.course.start(len(self.course.plans) - 1)
-        return step == self.course.steps or out_of_patience(
-            self.config.patience, self.evaluate_at, best, step, before
-        )
-
-
-def _train(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> dict[str, Any]:
+def _train(
+    config: TrainConfig, folder: pathlib.Path, quiet: bool, preemption: Preemption
+) -> dict[str, Any]:
     whole = Clock()
-    commit = summary.commit()  # of the code that is about to run, whatever is committed meanwhile
-    parallel.check_batch(config.batch_size, config.accumulate)
-    splits = screen.load_splits(config.data)
-    evaluate_at = evaluation_steps(config, len(splits.train))
-    pretrained, plans = set_up(
-        config,
-        splits.train.class_names,
-        total_steps=evaluate_at[-1],
-        steps_per_epoch=len(splits.train) / config.batch_size,
-        train=splits.train,
-    )
-    target = load_target(config, splits.train.class_names)
-    unlabelled = target.train if target else None
-    run = _Run(
-        config=config,
-        folder=folder,
-        splits=splits,
-        pretrained=pretrained,
-        course=Course(plans, plans[0].initial_state(pretrained.variables, config.seed)),
-        choices=prefix.choose_all(plans, config, splits, unlabelled),
-        evaluate_at=evaluate_at,
-        target=target,
-        judge=Judge(config, splits, pretrained, target),
-        seconds=dict.fromkeys(("compile", "data_wait", "step", "eval", "prefix"), 0.0),
-        commit=commit,
-        quiet=quiet,
-    )
-    run_folder.write_config(folder, config)
+    quiet = quiet or not hosts.is_first()
+    run = hosts.together(lambda: prepare(config, folder, quiet))
+    if jax.process_count() > 1:
+        hosts.check_same({"data": run.fingerprint(), "weights": run.weights()})
+    if hosts.is_first():
+        run_folder.write_config(folder, config)
     if not quiet:
-        summary.print_start(config, splits, pretrained, run.course, target)
+        summary.print_start(config, run.splits, run.pretrained, run.course, run.target)
         for choice in run.choices:
             print(choice.describe(), file=sys.stderr)
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        progress, steps, taken = _take_steps(run, checkpoints)
+        progress, steps, taken = _take_steps(run, checkpoints, preemption)
         clock = Clock()
         verdict = run.judge.conclude(
             lambda step: checkpoints.restore_variables(step, run.course.like)
         )
         run.seconds["eval"] += clock.lap()
-    return _finish(run, progress, steps, taken, verdict, whole)
+    return hosts.from_first(lambda: _finish(run, progress, steps, taken, verdict, whole))
 
 
-def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], int, int]:
+def _take_steps(
+    run: Run, checkpoints: Checkpoints, preemption: Preemption
+) -> tuple[dict[str, Any], int, int]:
     """Takes the steps that are left.
 
     Returns:
@@ -142,7 +100,7 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
     judge = run.judge
     judge.restore(progress)
     start = int(host_state.step)
-    data = fingerprint(run.splits, run.target)
+    data = run.fingerprint()
     if progress.setdefault("data", data) != data:
         raise UserError(
             f"{run.folder}: the data changed since this run began ({progress['data']} then, {data} "
@@ -153,7 +111,8 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
     if run.is_over(judge.best, start):
         return progress, start, 0
     relationship = source_relationship(run.pretrained, run.splits.train, config.batch_size)
-    with Writers(run.folder, start) as writers, ProgressBar(course.steps, start, run.quiet) as bar:
+    folder = run.folder if hosts.is_first() else None
+    with Writers(folder, start) as writers, ProgressBar(course.steps, start, run.quiet) as bar:
         for index in range(course.index(start + 1), len(course.plans)):
             plan, before, end = course.plans[index], course.start(index), course.ends[index]
             first = int(host_state.step) + 1
@@ -170,6 +129,7 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
             for step in range(first, end + 1):
                 batch = next(stream)
                 seconds["data_wait"] += clock.lap()
+                preemption.unsaved = True
                 state, sums = train_step(state, batch, reference)
                 if step == first:
                     jax.block_until_ready(sums)
@@ -190,13 +150,18 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
                     writers.write(step, place | figures)
                     seconds["eval"] += clock.lap()
                 over = evaluating and run.is_over(judge.best, step)
-                if saving or over:
+                leaving = preemption.asked()
+                if saving or over or leaving:
+                    log.flush()
                     host_state = parallel.fetch(state)
                     progress |= judge.progress() | {"open_sums": log.open_sums()}
                     if step == end or over:
                         unchanged = course.frozen_unchanged(host_state)
                         progress["frozen_unchanged"] = [*progress["frozen_unchanged"], unchanged]
                     checkpoints.save(host_state, progress)
+                    preemption.unsaved = False
+                if leaving:
+                    raise Preempted(f"saved at step {step} of {course.steps}")
                 if evaluating or saving:
                     clock.lap()
                     log.clock.lap()
@@ -206,7 +171,7 @@ def _take_steps(run: _Run, checkpoints: Checkpoints) -> tuple[dict[str, Any], in
     return progress, step, step - start
 
 
-def _feed(run: _Run, index: int, state: TrainState, bar: ProgressBar) -> Images | PrefixCache:
+def _feed(run: Run, index: int, state: TrainState, bar: ProgressBar) -> Images | PrefixCache:
     """What a phase trains and validates on; `state` is on the host."""
     choice = run.choices[index]
     acts = choice.plan.adaptation.acts
@@ -221,7 +186,7 @@ def _feed(run: _Run, index: int, state: TrainState, bar: ProgressBar) -> Images 
 
 
 def _finish(
-    run: _Run, progress: dict[str, Any], steps: int, taken: int, verdict: Verdict, whole: Clock
+    run: Run, progress: dict[str, Any], steps: int, taken: int, verdict: Verdict, whole: Clock
 ) -> dict[str, Any]:
     """Writes what the run leaves behind; the summary comes last."""
     result = summary.build(

@@ -15,12 +15,15 @@ class Writers:
     """Writes each record to `metrics.jsonl` and TensorBoard.
 
     Args:
-      folder: the run folder.
+      folder: the run folder; None writes nothing, as on all hosts but the first.
       from_step: the step that the run resumes from; later records, left by a killed run, are
         dropped, because they will be written again.
     """
 
-    def __init__(self, folder: pathlib.Path, from_step: int) -> None:
+    def __init__(self, folder: pathlib.Path | None, from_step: int) -> None:
+        self._open = folder is not None
+        if folder is None:
+            return
         path = folder / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         kept = [line for line in lines if _step_of(line) <= from_step]
@@ -36,11 +39,14 @@ class Writers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._board.close()
+        if self._open:
+            self._file.close()
+            self._board.close()
 
     def write(self, step: int, record: dict[str, Any]) -> None:
         """One line of metrics; floats are written so that they read back to the same bits."""
+        if not self._open:
+            return
         self._file.write(json.dumps({"step": step, **record}) + "\n")
         self._file.flush()
         for name, value in record.items():

@@ -159,15 +159,27 @@ def start_process() -> Callable[..., subprocess.Popen]:
 
 
 @pytest.fixture(scope="session")
-def kill_after() -> Callable[[subprocess.Popen, pathlib.Path, int], None]:
-    """Sends SIGKILL to a run once its metrics.jsonl holds a line of a step."""
+def wait_for_step() -> Callable[[subprocess.Popen, pathlib.Path, int], None]:
+    """Waits until metrics.jsonl of a run holds a line of a step, or its process has ended."""
 
-    def kill(process: subprocess.Popen, run: pathlib.Path, step: int) -> None:
+    def wait(process: subprocess.Popen, run: pathlib.Path, step: int) -> None:
         lines = run / "metrics.jsonl"
         while process.poll() is None and f'"step": {step},' not in (
             lines.read_text() if lines.exists() else ""
         ):
             time.sleep(0.002)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def kill_after(
+    wait_for_step: Callable[..., None],
+) -> Callable[[subprocess.Popen, pathlib.Path, int], None]:
+    """Sends SIGKILL to a run once its metrics.jsonl holds a line of a step."""
+
+    def kill(process: subprocess.Popen, run: pathlib.Path, step: int) -> None:
+        wait_for_step(process, run, step)
         process.kill()
         _, complaint = process.communicate()
         assert process.returncode == -signal.SIGKILL, complaint

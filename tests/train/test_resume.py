@@ -104,6 +104,28 @@ def test_kill_9_in_mid_epoch_changes_no_bit(
     assert_same_run(run)
 
 
+@pytest.mark.slow
+def test_sigterm_saves_the_step_and_the_same_command_changes_no_bit(
+    config, tmp_path, start_process, wait_for_step, assert_same_run
+):
+    """Evaluations and checkpoints of the config are at other steps than the signal's."""
+    run = tmp_path / "run"
+    stopped = start_process(config, run)
+    wait_for_step(stopped, run, 2)
+    stopped.terminate()
+    _, output = stopped.communicate()
+    assert stopped.returncode == 75, output
+    (line,) = (line for line in output.splitlines() if "SIGTERM" in line)
+    assert f"saved at step {max(steps(run))} of 18" in line
+    assert "the same command resumes" in line
+    assert not (run / "summary.json").exists()
+    again = start_process(config, run)
+    _, output = again.communicate()
+    assert again.returncode == 0, output
+    assert "resumes from step" in output
+    assert_same_run(run)
+
+
 def flip_a_byte(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
