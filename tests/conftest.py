@@ -61,9 +61,10 @@ def other_domain(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory):
-    """Embedded sets are prepared once per test run, away from the user's cache."""
+    """Embedded sets are prepared once per test run, away from the user's cache; no programs are."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JXFER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("JXFER_COMPILED", "off")
         yield
 
 

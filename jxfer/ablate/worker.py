@@ -5,21 +5,17 @@ it, and a cell whose worker died is taken up by another, which resumes its run. 
 a sweep where its workers run, and how many there are.
 """
 
-import contextlib
 import logging
 import multiprocessing
 import pathlib
 import sys
 import time
-from collections.abc import Iterator
-
-import jax
-from jax.experimental.compilation_cache import compilation_cache
 
 from jxfer.ablate import experiment
 from jxfer.ablate.cells import Job, Record, error_of, unique
 from jxfer.ablate.claims import ACCURACY
 from jxfer.ablate.sweep import Sweep
+from jxfer.train import program_cache
 
 POLL = 1.0
 """Seconds between two looks, where all cells that are left are with other workers."""
@@ -42,27 +38,8 @@ def work(
     """
     logging.getLogger("jxfer").setLevel(logging.INFO)
     sweep = Sweep(experiment.load(pathlib.Path(file), small).experiment, pathlib.Path(folder))
-    with _compiled_programs(pathlib.Path(folder) / "compiled"):
-        _work(sweep, index, count, quiet)
-
-
-@contextlib.contextmanager
-def _compiled_programs(folder: pathlib.Path) -> Iterator[None]:
-    """Workers share compiled programs, and a sweep that goes on finds them."""
-    options = {
-        "jax_compilation_cache_dir": str(folder.resolve()),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    try:
-        for name, value in options.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()  # or an earlier folder would stay in use
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
+    program_cache.switch_on()  # workers share programs, and a sweep that goes on finds them
+    _work(sweep, index, count, quiet)
 
 
 def _work(sweep: Sweep, index: int, count: int, quiet: bool) -> None:

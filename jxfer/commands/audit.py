@@ -12,9 +12,10 @@ from jxfer.data import screen
 from jxfer.data.sources import DataConfig
 from jxfer.errors import UserError
 from jxfer.losses.regularise import RegulariseConfig
-from jxfer.train import parallel, summary
+from jxfer.train import fit, memory, parallel, summary
 from jxfer.train.audit import Audit, audit
 from jxfer.train.config import TrainConfig
+from jxfer.train.fit import Fit
 from jxfer.train.plans import load, make_plans, set_up
 from jxfer.train.selection import evaluation_steps
 from jxfer.train.state import Plan
@@ -35,6 +36,7 @@ def main(args: list[str]) -> int:
     def run(
         config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig(NO_DATA),  # noqa: B008
         classes: int | None = None,
+        largest_batch: bool = False,
         json: bool = False,
     ) -> int:
         """Audit a training: what each phase costs beside the least possible, and whether it leaks.
@@ -52,9 +54,17 @@ def main(args: list[str]) -> int:
         Args:
           config: what to audit. Without weights, random values stand for pretrained ones.
           classes: Classes of the head where no --data.source names them; 10 unless given.
+          largest_batch: Instead of the audit, find the largest batch whose step fits into the
+            device's memory in every phase, by compiling; --batch-size is the first that is tried.
+            Takes --accumulate and --ema-decay, too.
           json: Print one JSON object.
         """
-        pretrained, plans = plan_audit(config, classes)
+        pretrained, plans = plan_audit(config, classes, largest_batch)
+        if largest_batch:
+            limit = memory.limit_bytes()
+            found = fit.largest_batch(plans, pretrained.variables, config.batch_size, limit)
+            print(text.to_json(dataclasses.asdict(found)) if json else _fit_table(found))
+            return 0
         size = config.batch_size // jax.device_count()
         audits = [audit(plan, pretrained.variables, size) for plan in plans]
         right = not any(phase.leaks for phase in audits)
@@ -75,28 +85,29 @@ def main(args: list[str]) -> int:
 
 
 def plan_audit(
-    config: TrainConfig, classes: int | None = None
+    config: TrainConfig, classes: int | None = None, largest_batch: bool = False
 ) -> tuple[Pretrained, tuple[Plan, ...]]:
     """The model and the plans of its phases.
 
     Args:
       config: as of a run; `data` may be `NO_DATA`.
       classes: of the head, where there are no data; 10 unless given.
+      largest_batch: for `fit`, which compares with no least step.
 
     Raises:
       UserError: the classes are given twice, or are too few; an option that the least step does not
         have; as `set_up`.
     """
-    parallel.check_batch(config.batch_size)
+    parallel.check_batch(config.batch_size, config.accumulate)
     left_out = {
         "--regularise": config.regularise != RegulariseConfig(),
         "--adapt": config.adapt.acts,
         "--loss.class-weights": config.loss.class_weights != "none",
         "--augment.mixup": config.augment.mixup != 0,
         "--augment.cutmix": config.augment.cutmix != 0,
-        "--accumulate": config.accumulate != 1,
+        "--accumulate": config.accumulate != 1 and not largest_batch,
         "--cache.mode": config.cache.is_explicit,
-        "--ema-decay": config.ema_decay is not None,
+        "--ema-decay": config.ema_decay is not None and not largest_batch,
     }
     for option, given in left_out.items():
         if given:
@@ -146,6 +157,22 @@ def step_row(phase: Audit) -> tuple[str, ...]:
         *(f"{program.temporary_bytes / 2**20:.4g}" for program in both),
         *(f"{program.optimizer_bytes:,}" for program in both),
     )
+
+
+def _fit_table(found: Fit) -> str:
+    refused = "more" if found.next_bytes is None else f"{found.next_bytes / 1e9:.4g}"
+    rows = [
+        ("phase", "batch size", "GB", "next", "GB", "limit, GB"),
+        (
+            found.phase,
+            str(found.batch_size),
+            f"{found.bytes / 1e9:.4g}",
+            str(found.next_batch_size),
+            refused,
+            f"{found.limit_bytes / 1e9:.4g}",
+        ),
+    ]
+    return text.table(rows)
 
 
 def _report(audits: Sequence[Audit]) -> str:

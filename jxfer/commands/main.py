@@ -37,6 +37,7 @@ def main(args: list[str] | None = None) -> int:
         if name not in COMMANDS:
             raise UserError(f"no command {name!r}; there are {', '.join(COMMANDS)}")
         module = importlib.import_module(f"jxfer.commands.{name.replace('-', '_')}")
+        importlib.import_module("jxfer.train.program_cache").switch_on()
         return int(module.main(args[1:]))
 
     return guard(command)

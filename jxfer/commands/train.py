@@ -28,6 +28,7 @@ def main(args: list[str]) -> int:
         config: Annotated[TrainConfig, tyro.conf.arg(name="")] = start,
         hosts: HostsConfig = HostsConfig(),
         from_advice: pathlib.Path | None = None,
+        profile: bool = False,
         json: bool = False,
     ) -> int:
         """Train a model. The same command on the same run folder resumes it.
@@ -38,10 +39,12 @@ def main(args: list[str]) -> int:
           hosts: The processes that train it together, if there are several.
           from_advice: Start from the config in this advice.json, which jxfer advise wrote; the
             other options change it.
+          profile: Trace a few steps into the run folder, for TensorBoard or Perfetto. Changes no
+            result.
           json: Print summary.json instead of a table.
         """
         with joined(hosts):
-            summary = loop.run_config(config, run, quiet=json)
+            summary = loop.run_config(config, run, quiet=json, profile=profile)
             writes = is_first()
         if not writes:
             return 0

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jxfer.errors import UserError
-from jxfer.models.initialise import declared
-from jxfer.models.layers import Conv, Dropout, TrainLayers, mean_pool
+from jxfer.models.layers import Conv, Dense, Dropout, TrainLayers, mean_pool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,13 +88,13 @@ class Head(nn.Module):
             if convolutional:
                 x = nn.relu(Conv(width, 3, use_bias=True, name=f"conv{i}")(x))
             else:
-                x = nn.relu(self._linear(width, f"hidden{i}", x.dtype)(x))
+                x = nn.relu(self._linear(width, f"hidden{i}")(x))
         if convolutional:
             x = mean_pool(x, self.window)
         x = Dropout(self.config.dropout, name="dropout")(x, train_layers, keys)
-        return self._linear(self.num_classes, "linear", jnp.float32)(x.astype(jnp.float32))
+        return self._linear(self.num_classes, "linear")(x.astype(jnp.float32))
 
-    def _linear(self, features: int, name: str, dtype: jnp.dtype) -> nn.Module:
+    def _linear(self, features: int, name: str) -> nn.Module:
         if self.window is None:
-            return nn.Dense(features, dtype=dtype, kernel_init=declared, name=name)
+            return Dense(features, name=name)
         return Conv(features, 1, use_bias=True, name=name)

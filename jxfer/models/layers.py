@@ -129,6 +129,18 @@ class Dropout(nn.Module):
         return jnp.where(jax.vmap(mask)(keys), x / (1 - self.rate), 0)
 
 
+class Dense(nn.Module):
+    """A fully connected layer over vectors. [B, C] -> [B, features]."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", declared, (x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", declared, (self.features,), jnp.float32)
+        return _add_bias(x @ kernel.astype(x.dtype), bias)
+
+
 class FullyConnected(nn.Module):
     """A fully connected layer over a map, stored as the convolution that it is, then ReLU.
 
@@ -237,4 +249,6 @@ def check_window(x: jax.Array, window: int) -> None:
 
 
 def _add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    return x + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+    # In float32, since the bias's gradient is a sum over all positions in the same dtype.
+    sums = x.astype(jnp.float32) + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+    return sums.astype(x.dtype)

@@ -27,6 +27,8 @@ class Network(nn.Module):
       head: form of the head.
       axis_name: mesh axis over which BatchNorm synchronises; None keeps it per device.
       window: None scores the image as a whole; see `dense.convolutional` for a number.
+      remat: compute each stage again in the backward pass instead of keeping what it computed
+        (Chen et al. 2016, https://arxiv.org/abs/1604.06174); only its input is kept.
     """
 
     config: Any
@@ -35,6 +37,7 @@ class Network(nn.Module):
     head: HeadConfig = HeadConfig()
     axis_name: str | None = None
     window: int | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -48,7 +51,7 @@ class Network(nn.Module):
         outputs: dict[str, jax.Array] = {}
         x = images
         for name in self._stages_after(after):
-            x = outputs[name] = self.stage(name, x, train_layers, keys)
+            x = outputs[name] = self._apply_stage(name, x, train_layers, keys)
         is_vector = after == POOLED or self.stages[-1].startswith("fc")
         outputs[POOLED] = x if is_vector else mean_pool(x, self.window)
         if self.num_classes is not None:
@@ -60,6 +63,17 @@ class Network(nn.Module):
         if after is None:
             return self.stages
         return () if after == POOLED else self.stages[self.stages.index(after) + 1 :]
+
+    def _apply_stage(
+        self, name: str, x: jax.Array, train_layers: TrainLayers, keys: jax.Array | None
+    ) -> jax.Array:
+        if not self.remat:
+            return self.stage(name, x, train_layers, keys)
+
+        def stage(network: Network, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+            return network.stage(name, x, train_layers, keys)
+
+        return nn.remat(stage)(self, x, keys)
 
     def stage(
         self, name: str, x: jax.Array, train_layers: TrainLayers, keys: jax.Array | None

@@ -251,6 +251,10 @@ class Model:
         """The same with every norm's moments over the devices of a mesh axis."""
         return dataclasses.replace(self, module=self.module.clone(axis_name=axis))
 
+    def rematerialised(self) -> "Model":
+        """The same, with each stage computed again in the backward pass to save memory."""
+        return dataclasses.replace(self, module=self.module.clone(remat=True))
+
     def norm_paths(self) -> tuple[str, ...]:
         """Paths of all norm layers, such as `stage1/block0/norm1`."""
         return _layers(self._collections().get("batch_stats", {}))

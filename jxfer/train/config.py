@@ -54,6 +54,9 @@ class TrainConfig:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the activations, in training and in the evaluations of the run. Parameters, statistics,
     optimizer, logits and loss stay float32, and so does the saved model."""
+    remat: bool = False
+    """Keep the input of each stage alone for the backward pass and compute the stage again there:
+    a second forward pass of what trains for less memory (docs/performance.md)."""
     ema_decay: float | None = None
     """Such as 0.999: after each step average = decay * average + (1 - decay) * value, from the
     starting values on, for all that trains, BatchNorm's statistics included. The averages are what

@@ -10,7 +10,7 @@ import jax
 
 from jxfer.errors import UserError
 from jxfer.train import config as configs
-from jxfer.train import hosts, parallel, run_folder, summary
+from jxfer.train import hosts, memory, parallel, run_folder, summary
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import source_relationship
@@ -29,7 +29,7 @@ _log = logging.getLogger("jxfer")
 
 
 def run_config(
-    config: TrainConfig, run: str | pathlib.Path, *, quiet: bool = False
+    config: TrainConfig, run: str | pathlib.Path, *, quiet: bool = False, profile: bool = False
 ) -> dict[str, Any]:
     """Trains, or resumes, or says that the run has finished.
 
@@ -37,6 +37,7 @@ def run_config(
       config: what to do; the same config gives the same bits on the same machine.
       run: the run folder; the same call on it again resumes from its last checkpoint.
       quiet: print neither tables nor a progress bar.
+      profile: trace a few steps into the run folder; see `train.profile`.
 
     Returns:
       What `summary.json` holds.
@@ -57,15 +58,15 @@ def run_config(
         if finished is not None:
             _log.warning("%s has finished; nothing is left to do", folder)
             return finished
-        return _train(config, folder, quiet, preemption)
+        return _train(config, folder, quiet, profile, preemption)
 
 
 def _train(
-    config: TrainConfig, folder: pathlib.Path, quiet: bool, preemption: Preemption
+    config: TrainConfig, folder: pathlib.Path, quiet: bool, profile: bool, preemption: Preemption
 ) -> dict[str, Any]:
     whole = Clock()
     quiet = quiet or not hosts.is_first()
-    run = hosts.together(lambda: prepare(config, folder, quiet))
+    run = hosts.together(lambda: prepare(config, folder, quiet, profile))
     if jax.process_count() > 1:
         hosts.check_same({"data": run.fingerprint(), "weights": run.weights()})
     if hosts.is_first():
@@ -112,7 +113,8 @@ def _take_steps(
         return progress, start, 0
     relationship = source_relationship(run.pretrained, run.splits.train, config.batch_size)
     folder = run.folder if hosts.is_first() else None
-    with Writers(folder, start) as writers, ProgressBar(course.steps, start, run.quiet) as bar:
+    bar = ProgressBar(course.steps, start, run.quiet)
+    with Writers(folder, start, run.profile) as writers, bar:
         for index in range(course.index(start + 1), len(course.plans)):
             plan, before, end = course.plans[index], course.start(index), course.ends[index]
             first = int(host_state.step) + 1
@@ -122,15 +124,18 @@ def _take_steps(
             stream = parallel.shard(feed.train_batches(first - 1))
             state = parallel.replicate(host_state)
             start_of = plan.reference(run.pretrained.variables, config.seed)
-            reference = parallel.replicate(start_of | relationship)
-            train_step = compiled_train_step(plan, feed.after)
+            fixed = parallel.replicate((start_of | relationship, plan.rate_table))
+            compiled = compiled_train_step(plan, feed.after)
+            train_step = writers.profile.of(compiled, first, end)
             log = TrainingLog(writers, bar, plan, before, progress["open_sums"])
             clock = Clock()
             for step in range(first, end + 1):
                 batch = next(stream)
                 seconds["data_wait"] += clock.lap()
+                if step == first:
+                    memory.check(compiled, state, batch, *fixed)
                 preemption.unsaved = True
-                state, sums = train_step(state, batch, reference)
+                state, sums = train_step(state, batch, *fixed)
                 if step == first:
                     jax.block_until_ready(sums)
                     seconds["compile"] += clock.lap()

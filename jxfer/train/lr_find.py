@@ -190,9 +190,9 @@ def _train(
     plan: Plan, state: TrainState, batches: Iterator[Batch], reference: Tree
 ) -> Iterator[Sums]:
     train_step = compiled_train_step(plan)
-    state, reference = parallel.replicate((state, reference))
+    state, reference, rates = parallel.replicate((state, reference, plan.rate_table))
     for _ in range(plan.total_steps):
-        state, sums = train_step(state, next(batches), reference)
+        state, sums = train_step(state, next(batches), reference, rates)
         yield sums
 
 

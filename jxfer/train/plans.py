@@ -5,7 +5,10 @@ After `state` in the flow.
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Iterable, Sequence
+
+import jax
 
 from jxfer import trees
 from jxfer.data.readers import Source
@@ -19,6 +22,8 @@ from jxfer.train.state import Plan
 from jxfer.transfer import labels as label_rules
 from jxfer.transfer import strategy
 from jxfer.zoo.pretrained import SOURCE_HEAD, Pretrained, create_model
+
+_log = logging.getLogger("jxfer")
 
 
 def set_up(
@@ -56,7 +61,7 @@ def set_up(
 
 
 def load(config: TrainConfig, class_names: Sequence[str]) -> Pretrained:
-    """The model as the run has it: its compute dtype, and the heads that only train.
+    """The model as the run has it: dtype, rematerialisation, and the heads that only train.
 
     Raises:
       UserError: as `create_model`; Co-Tuning has no head of the source.
@@ -76,6 +81,10 @@ def load(config: TrainConfig, class_names: Sequence[str]) -> Pretrained:
         variables = pretrained.variables | {"params": params}
         pretrained = dataclasses.replace(pretrained, variables=variables)
     model = dataclasses.replace(pretrained.model, compute_dtype=config.compute_dtype)
+    if config.remat:
+        model = model.rematerialised()
+        if jax.default_backend() == "cpu":  # XLA drops there the barriers that hold it back
+            _log.warning("--remat saves no memory on CPU, and costs a second forward pass")
     return dataclasses.replace(pretrained, model=model)
 
 

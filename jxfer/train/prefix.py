@@ -16,7 +16,6 @@ import dataclasses
 import functools
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ from jxfer.data.readers import images_sha256
 from jxfer.data.sources import Source, Splits
 from jxfer.data.transforms import AugmentConfig
 from jxfer.errors import UserError
-from jxfer.train import feature_store, parallel, program, step
+from jxfer.train import feature_store, memory, parallel, program, step
 from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import Evaluator, one_late
 from jxfer.train.feature_store import Form
@@ -154,7 +153,7 @@ def choose(plan: Plan, config: TrainConfig, splits: Splits, target: Source | Non
             )
         return choice(f"{needs} --cache.max-gb")
     # Of all memory, not of what is free just now: a resumed run must choose the same.
-    if cache.mode == "auto" and found.bytes > _memory_bytes() / 2:
+    if cache.mode == "auto" and found.bytes > memory.machine_bytes() / 2:
         return choice(f"{needs} half of this machine's memory; --cache.mode disk would keep them")
     return found
 
@@ -285,10 +284,6 @@ class PrefixCache:
 @functools.lru_cache(maxsize=8)
 def _compiled_feature_step(model: Any, preprocessing: Any, output: str) -> Any:
     return parallel.compile_step(step.make_predict_step(model, preprocessing, output))
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _prefix(plan: Plan, variables: Tree) -> Tree:

@@ -39,6 +39,7 @@ class Run:
     seconds: dict[str, float]
     commit: str | None
     quiet: bool
+    profile: bool
 
     def is_over(self, best: Best, step: int) -> bool:
         """Whether that was the last step, planned or for want of patience."""
@@ -57,7 +58,7 @@ class Run:
         return trees.sha256({"params": initial.params, "batch_stats": initial.batch_stats})
 
 
-def prepare(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> Run:
+def prepare(config: TrainConfig, folder: pathlib.Path, quiet: bool, profile: bool) -> Run:
     """Opens the data, loads the model and plans the phases.
 
     Raises:
@@ -89,4 +90,5 @@ def prepare(config: TrainConfig, folder: pathlib.Path, quiet: bool) -> Run:
         seconds=dict.fromkeys(("compile", "data_wait", "step", "eval", "prefix"), 0.0),
         commit=commit,
         quiet=quiet,
+        profile=profile,
     )

@@ -28,6 +28,12 @@ def _code() -> dict[str, str]:
 CODE = _code()  # now: a checkout may change the files while the process goes on
 
 
+def visible_cores() -> int | None:
+    """Cores that this process may run on: XLA divides a CPU program among them as it compiles."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(affinity(0)) if affinity else os.cpu_count()
+
+
 def identity(batch_size: int) -> dict[str, Any]:
     """JSON values.
 
@@ -35,12 +41,11 @@ def identity(batch_size: int) -> dict[str, Any]:
       batch_size: examples per step over all devices.
     """
     device = jax.local_devices()[0]
-    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
     return {
         "device": device.device_kind,
         "runtime": device.client.platform_version,
         "devices": jax.device_count(),
-        "cores": len(affinity(0)) if affinity else os.cpu_count(),
+        "cores": visible_cores(),
         "batch_size": batch_size,
         "matmul_precision": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
         **{name: os.environ.get(name) for name in ("XLA_FLAGS", "NVIDIA_TF32_OVERRIDE")},

@@ -15,7 +15,7 @@ from jxfer.losses.classification import cross_entropy, mixed_loss
 from jxfer.models.layers import mean_pool
 from jxfer.models.registry import Model
 from jxfer.train.metrics import Sums, evaluation_sums, training_sums
-from jxfer.train.parallel import AXIS, compile_step, example_indices, replicate
+from jxfer.train.parallel import AXIS, compile_step, example_indices
 from jxfer.train.state import Plan, TrainState
 from jxfer.trees import Tree
 
@@ -258,15 +258,12 @@ def make_outputs_step(
 
 
 def compiled_train_step(plan: Plan, after: str | None = None) -> Callable[..., Any]:
-    """`step(state, batch, reference)` on every device.
+    """`step(state, batch, reference, rates)` on every device; rates are `plan.rate_table`.
 
-    It is compiled once for all plans that are equal but for their rates, which are data. The state
-    is donated: its memory is re-used for the new one.
+    It is compiled once for all plans that are equal but for their rates. The state is donated: its
+    memory is re-used for the new one.
     """
-    rule = plan.optimizer.without_rates()
-    step = _compiled(dataclasses.replace(plan, optimizer=rule), after)
-    rates = replicate(plan.rate_table)
-    return lambda state, batch, reference: step(state, batch, reference, rates)
+    return _compiled(dataclasses.replace(plan, optimizer=plan.optimizer.without_rates()), after)
 
 
 @functools.lru_cache(maxsize=32)  # a sweep goes round some dozen arms

@@ -1,4 +1,4 @@
-"""Where a run's figures go: `metrics.jsonl`, TensorBoard, and the terminal."""
+"""Where a run's figures go: `metrics.jsonl`, TensorBoard, the terminal, and a trace."""
 
 import json
 import pathlib
@@ -10,6 +10,8 @@ import tensorboardX
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jxfer.train.profile import Profile
+
 
 class Writers:
     """Writes each record to `metrics.jsonl` and TensorBoard.
@@ -18,9 +20,11 @@ class Writers:
       folder: the run folder; None writes nothing, as on all hosts but the first.
       from_step: the step that the run resumes from; later records, left by a killed run, are
         dropped, because they will be written again.
+      profile: trace a few steps, too.
     """
 
-    def __init__(self, folder: pathlib.Path | None, from_step: int) -> None:
+    def __init__(self, folder: pathlib.Path | None, from_step: int, profile: bool = False) -> None:
+        self.profile = Profile(folder if profile else None)
         self._open = folder is not None
         if folder is None:
             return
@@ -39,6 +43,7 @@ class Writers:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.profile.close()
         if self._open:
             self._file.close()
             self._board.close()

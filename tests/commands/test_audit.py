@@ -55,6 +55,24 @@ def test_statistics_that_drift_end_with_exit_code_1(capsys, monkeypatch):
     assert phase["least"]["optimizer_bytes"] == phase["step"]["optimizer_bytes"]
 
 
+def test_the_largest_batch_and_the_next_are_told(capsys, monkeypatch):
+    monkeypatch.setattr("jxfer.train.memory.limit_bytes", lambda: 10**9)
+    monkeypatch.setattr("jxfer.train.fit.step_bytes", lambda plan, _, n: n * 10**7)
+    wanted = {
+        "phase": "scratch",
+        "batch_size": 96,
+        "bytes": 960_000_000,
+        "next_batch_size": 112,
+        "next_bytes": 1_120_000_000,
+        "limit_bytes": 10**9,
+    }
+    args = ("--largest-batch", "--strategy.name", "scratch", "--accumulate", "2")
+    code, out = audit(capsys, *args, "--json")
+    assert (code, json.loads(out)) == (0, wanted)
+    code, out = audit(capsys, *args)
+    assert out.splitlines()[1].split() == ["scratch", "96", "0.96", "112", "1.12", "1"]
+
+
 @pytest.mark.slow
 def test_a_rate_of_0_ends_with_exit_code_1_and_a_line(capsys):
     code, out = audit(capsys, "--strategy.name", "full", "--optimizer.backbone-lr", "0")
@@ -77,6 +95,7 @@ def test_a_run_with_data_and_weights_has_the_data_s_classes(capsys, images):
     [
         (["--classes", "1"], "--classes 1: it must be at least 2"),
         (["--classes", "3", "--data.source", "digits"], "leave one out"),
+        (["--accumulate", "2"], "--accumulate: the audit is of the plain step"),
         (["--batch-size", "3"], "--batch-size 3 does not divide over 8 devices; try 8"),
         (["--strategy.name", "partial"], "--strategy.freeze-through: partial needs one of"),
         (["--augment.mixup", "0.2"], "--augment.mixup: the audit is of the plain step"),

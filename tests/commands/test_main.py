@@ -1,6 +1,8 @@
 """The command line as a person meets it: the main job, and what bad input gets."""
 
+import gzip
 import json
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,8 @@ import pytest
 import safetensors.numpy
 
 from jxfer import trees
-from jxfer.commands.main import main
+from jxfer.commands import main as commands_main
+from jxfer.commands.main import COMMANDS, main
 from jxfer.models import registry
 from jxfer.zoo import store
 from jxfer.zoo.card import Card
@@ -30,9 +33,9 @@ def train_command(run, images):
 
 @pytest.fixture(scope="module")
 def run(images, tmp_path_factory):
-    """A finished run."""
+    """A finished run, with a trace of some of its steps."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    assert main([*train_command(folder, images), "--json"]) == 0
+    assert main([*train_command(folder, images), "--json", "--profile"]) == 0
     return folder
 
 
@@ -68,6 +71,19 @@ def test_the_run_folder_holds_what_the_contract_lists(run):
     timing = json.loads((run / "timing.json").read_text())
     assert set(timing["seconds"]) == {"compile", "data_wait", "step", "eval", "prefix", "total"}
     assert timing["steps"] == summary["steps"]
+
+
+def test_a_trace_holds_the_steps_after_compilation(run):
+    """The third to the seventh of nine, in Perfetto's file and beside it TensorBoard's."""
+    (trace,) = run.glob("plugins/profile/*/*.trace.json.gz")
+    (xplane,) = run.glob("plugins/profile/*/*.xplane.pb")
+    assert xplane.stat().st_size > 0
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    steps = [event["args"]["step_num"] for event in events if event.get("name") == "train"]
+    assert sorted(map(int, steps)) == [3, 4, 5, 6, 7]
+    names = {event.get("name", "") for event in events}
+    assert any("convolution" in name for name in names)
+    assert "profile" not in (run / "config.json").read_text()
 
 
 def test_a_finished_run_says_so(run, images, capsys):
@@ -237,13 +253,6 @@ def test_a_headless_entry_does_not_evaluate(tmp_path, images, capsys):
     assert "no head" in line or "classes" in line
 
 
-def test_help_is_quick_and_lists_the_commands():
-    code = "import sys; from jxfer.commands.main import main; main(['--help']); assert 'jax' not in sys.modules"  # noqa: E501
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for command in ("train", "evaluate", "predict", "zoo"):
-        assert f"  {command} " in shown.stdout
-
-
 def test_the_public_api_is_complete():
     import jxfer
 
@@ -261,3 +270,29 @@ def test_a_reader_that_has_seen_enough_causes_no_traceback():
     assert process.stderr.read() == ""
     process.stderr.close()
     assert process.wait() == 141
+
+
+HEAVY = "jax jaxlib flax optax orbax tensorflow_datasets grain cv2 sklearn matplotlib numpy tyro"
+
+
+@pytest.mark.parametrize("args", [["--help"], ["no-such-command"]])
+def test_help_and_a_typo_import_nothing_heavy(args):
+    code = (
+        "import sys, jxfer, jxfer.commands.main as main; main.main(sys.argv[1:]); "
+        f"sys.exit(' '.join(set('{HEAVY}'.split()) & set(sys.modules)) or 0)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    for command in COMMANDS:
+        assert (f"  {command} " in shown.stdout) == (args == ["--help"])
+
+
+def test_the_table_of_commands_holds_every_command():
+    """A module of the package is a command, a part of one (zoo_diff, predict_dense), or main."""
+    folder = pathlib.Path(commands_main.__file__).parent
+    modules = {path.stem.replace("_", "-") for path in folder.glob("*.py")} - {"main", "--init--"}
+    assert set(COMMANDS) <= modules
+    assert all(name.partition("-")[0] in COMMANDS for name in modules - set(COMMANDS))
+    for name in COMMANDS:
+        text = (folder / f"{name.replace('-', '_')}.py").read_text()
+        assert text.startswith(f'"""`jxfer {name}')

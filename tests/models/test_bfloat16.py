@@ -13,10 +13,11 @@ import pytest
 from jxfer.data.transforms import normalise
 from jxfer.models import convolution, registry
 from jxfer.models.heads import HeadConfig
-from jxfer.models.layers import adaptive_pool, halving_pool
+from jxfer.models.layers import Conv, Dense, adaptive_pool, halving_pool
 from jxfer.zoo import store
 
 ROUNDING = 2.0**-8
+KEY = jax.random.key(0)
 
 
 def in_bfloat16(*args, **kwargs):
@@ -86,6 +87,20 @@ def test_the_weight_gradient_is_summed_in_float32(side, groups):
     by_group = np.asarray(sums).reshape(3, 3, groups, 32 // groups).transpose(0, 1, 3, 2)
     wanted = np.repeat(by_group, 4 // groups, -1)
     np.testing.assert_allclose(np.asarray(found, np.float64), wanted, rtol=1.001 * ROUNDING)
+
+
+@pytest.mark.parametrize("layer", [Conv(2, 1, use_bias=True), Dense(2)], ids=["conv", "dense"])
+def test_the_gradient_of_a_bias_is_summed_in_float32(layer):
+    """10,001 ones: bfloat16 cannot hold the sum; nearest are 9,984 and 10,048."""
+    x = jnp.ones((10_001, 1, 1, 3) if isinstance(layer, Conv) else (10_001, 3), jnp.bfloat16)
+    variables = jax.tree.map(lambda x: jnp.zeros(x.shape), jax.eval_shape(layer.init, KEY, x))
+
+    def total(variables):
+        return jnp.sum(layer.apply(variables, x).astype(jnp.float32))
+
+    assert layer.apply(variables, x).dtype == jnp.bfloat16
+    gradient = jax.jit(jax.grad(total))(variables)["params"]["bias"]
+    np.testing.assert_array_equal(gradient, [10_001, 10_001])
 
 
 def test_a_shipped_networks_logits_are_near_those_in_float32():

@@ -26,12 +26,12 @@ OPTIMIZERS = {
 """Two of a rule, unlike in rates and schedule."""
 
 
-def take(plan, train_step):
+def take(plan, train_step, *rates):
     """The parameters after some steps, on the host."""
     (batch,) = parallel.shard([draw_batch()])
     state = parallel.replicate(plan.initial_state(plan.model.init(0), 3))
     for _ in range(STEPS):
-        state, _ = train_step(state, batch, {})
+        state, _ = train_step(state, batch, {}, *rates)
     return trees.flatten(parallel.fetch(state.params))
 
 
@@ -43,7 +43,8 @@ def test_plans_that_differ_in_rates_share_a_program_and_keep_their_rates(rule):
     for optimizer in OPTIMIZERS[rule]:
         plan = make_plan(optimizer=optimizer)
         start = trees.flatten(plan.model.init(0)["params"])
-        found = take(plan, step.compiled_train_step(plan))
+        rates = parallel.replicate(plan.rate_table)
+        found = take(plan, step.compiled_train_step(plan), rates)
         wanted = take(plan, parallel.compile_step(step.make_train_step(plan)))
         for path, leaf in start.items():
             largest = np.abs(wanted[path] - leaf).max()

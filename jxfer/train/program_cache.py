@@ -1,0 +1,69 @@
+"""Compiled programs are kept on disk, so that a command that runs again does not compile again.
+
+After `program` in the flow; called by the commands alone, never by an import. The cache is JAX's
+own, which keys a program by its code, the versions of jaxlib and of the backend, XLA's flags and
+the kind of device, a CPU's instruction set included (`jax/_src/cache_key.py`). XLA also divides a
+CPU program among the cores that it sees as it compiles, and the key leaves them out: hence a folder
+for each number of cores, so that a program from the cache gives the bits of one compiled anew.
+"""
+
+import logging
+import os
+import pathlib
+
+import filelock
+import jax
+
+from jxfer.data.embedded import cache_dir
+from jxfer.errors import UserError
+from jxfer.train import program
+
+SWITCH = "JXFER_COMPILED"
+"""The environment variable that switches it off."""
+MAX_BYTES = 5 * 2**30
+"""Of a folder; the programs that were not used for longest make room."""
+_log = logging.getLogger("jxfer")
+
+
+def switch_on() -> None:
+    """Keeps the programs of this process in `cache_dir()/compiled`, and finds those that are there.
+
+    Does nothing where `$JAX_COMPILATION_CACHE_DIR` names a folder, whose settings are then JAX's
+    own, or where `$JXFER_COMPILED` is `off`. A folder that cannot be written is a warning: programs
+    are then compiled as if there were no cache.
+
+    Raises:
+      UserError: `$JXFER_COMPILED` is something else.
+    """
+    switch = os.environ.get(SWITCH, "on")
+    if switch not in ("on", "off"):
+        raise UserError(f"{SWITCH}={switch}: it must be on or off")
+    if switch == "off" or jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+        return
+    folder = cache_dir() / "compiled" / f"{program.visible_cores()}-cores"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / ".lockfile"):  # JAX's own, held while it writes
+            _drop_unfinished(folder)
+    except OSError as error:
+        _log.warning(
+            "%s: %s; nothing that is compiled is kept: point JXFER_CACHE to a folder that can be "
+            "written, or set %s=off",
+            folder,
+            error.strerror or error,
+            SWITCH,
+        )
+        return
+    for name, value in {
+        "jax_compilation_cache_dir": str(folder.resolve()),
+        "jax_compilation_cache_max_size": MAX_BYTES,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }.items():
+        jax.config.update(name, value)
+
+
+def _drop_unfinished(folder: pathlib.Path) -> None:
+    """Removes what a kill cut off: JAX writes the time of use after the program, and needs both."""
+    for program_file in folder.glob("*-cache"):
+        if not program_file.with_name(program_file.name.removesuffix("cache") + "atime").exists():
+            program_file.unlink()
