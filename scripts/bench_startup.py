@@ -84,7 +84,7 @@ def main(
         for name, starts in found.items()
     }
     ratio = [second / first for first, second in zip(*medians.values(), strict=True)]
-    rows = [("start", "seconds", "seconds of all cores")]
+    rows: list[tuple[str, ...]] = [("start", "seconds", "seconds of all cores")]
     rows += [(name, *(f"{value:.1f}" for value in values)) for name, values in medians.items()]
     rows.append(("second of first", *(f"{value:.2f}" for value in ratio)))
     print(f"{arch}, {image_size} px, batch {batch_size}, medians of {repeats}")

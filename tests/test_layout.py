@@ -10,6 +10,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jxfer"
 # A module may import those above it. `jxfer` itself is the public face and may import any.
 ORDER = [
     "errors",
+    "machine",
     "trees",
     "json_fields",
     "text",
@@ -22,12 +23,15 @@ ORDER = [
     "data.sources",
     "data.randaugment",
     "data.transforms",
+    "data.pictures",
+    "data.augmentation",
     "data.mapped",
     "data.mixing",
     "data.sampling",
     "data.screen",
     "data.targets",
     "data.loader",
+    "data.kept",
     "models.convolution",
     "models.initialise",
     "models.layers",

@@ -15,6 +15,8 @@ from jxfer.train import loop
 from jxfer.train.config import TrainConfig
 from jxfer.train.hosts import HostsConfig, is_first, joined
 
+_HIGH_WAIT = 0.1
+
 
 def main(args: list[str]) -> int:
     """Runs `jxfer train ARGS` and returns the exit code."""
@@ -54,6 +56,8 @@ def main(args: list[str]) -> int:
         early = " (stopped early)" if summary["stopped_early"] else ""
         print(f"best step {summary['best_step']} of {summary['steps']}{early}, in {run}/model")
         print(text.table([("split", "accuracy", "correct", "of"), *_rows(summary)]))
+        if line := _waiting(jsons.loads((run / "timing.json").read_text())):
+            print(line)
         return 0
 
     return tyro.cli(train, prog="jxfer train", args=args, config=(tyro.conf.FlagCreatePairsOff,))
@@ -74,6 +78,20 @@ def read_advice(file: pathlib.Path) -> TrainConfig:
     if not isinstance(value, dict) or "config" not in value:
         raise UserError(f"--from-advice {file}: no advice.json of jxfer advise")
     return decode(TrainConfig, value["config"], str(file))
+
+
+def _waiting(timing: dict[str, Any]) -> str:
+    """What the loop waited for data, and what to do about it; empty if no step was taken."""
+    share = timing.get("data_wait_share")
+    if share is None:
+        return ""
+    advice = (
+        ""
+        if share < _HIGH_WAIT
+        else ": images come too slowly; use more CPU cores, smaller image files, a local disk, or "
+        "more memory and --cache.images-gb, so that decoded images are kept"
+    )
+    return f"waited for data {share:.0%} of the training loop's time{advice}"
 
 
 def _rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:

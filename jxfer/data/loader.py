@@ -10,20 +10,23 @@ processes take seconds to start.
 import dataclasses
 import functools
 import itertools
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 
-from jxfer.data import mixing, sampling, transforms
+from jxfer.data import augmentation, mixing, sampling, transforms
 from jxfer.data.mixing import Batch
+from jxfer.data.pictures import Picture
 from jxfer.data.sources import Source
 from jxfer.data.transforms import AugmentConfig, Preprocessing
 from jxfer.errors import UserError
 
 # The threads are Grain's: OpenCV's own would compete with them for the same cores.
 cv2.setNumThreads(1)
+_MOST_THREADS = 16  # each makes a whole batch, and Python's part of the work is not parallel
 
 
 def train_batches(
@@ -35,7 +38,7 @@ def train_batches(
     seed: int,
     balanced_sampling: bool = False,
     start_step: int = 0,
-    threads: int = 2,
+    threads: int | None = None,
     host: int = 0,
     hosts: int = 1,
 ) -> Iterator[Batch]:
@@ -50,7 +53,7 @@ def train_batches(
       seed: of the order and the augmentation.
       balanced_sampling: in the order of `sampling.class_balanced` instead.
       start_step: the first batch to yield.
-      threads: that read and decode.
+      threads: that read and decode; None: one a core, at most 16.
       host: this host's number, below `hosts`.
 
     Yields:
@@ -115,7 +118,7 @@ def view_batches(
     seed: int,
     batch_size: int,
     start_row: int = 0,
-    threads: int = 2,
+    threads: int | None = None,
 ) -> Iterator[Batch]:
     """Every view of every example once, in the order of the rows of `train_rows`, on one host.
 
@@ -143,7 +146,7 @@ def eval_batches(
     preprocessing: Preprocessing,
     *,
     batch_size: int,
-    threads: int = 2,
+    threads: int | None = None,
     host: int = 0,
     hosts: int = 1,
 ) -> Iterator[Batch]:
@@ -153,7 +156,7 @@ def eval_batches(
 
     Args:
       batch_size: over all hosts.
-      threads: that read and decode.
+      threads: that read and decode; None: one a core, at most 16.
       host: this host's number, below `hosts`.
 
     Yields:
@@ -197,16 +200,45 @@ def feature_batches(features: np.ndarray, labels: np.ndarray, batch_size: int) -
 
 
 @dataclasses.dataclass(frozen=True)
+class _Labelled:
+    """The evaluation view of an example."""
+
+    pixels: np.ndarray
+    label: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.pixels.nbytes
+
+
+def _evaluation_view(source: Source, index: int, preprocessing: Preprocessing) -> _Labelled:
+    def make() -> _Labelled:
+        example = source[index]
+        image = transforms.decode(example.image, example.name)
+        # A copy, so that what is kept does not hold the whole image.
+        view = transforms.evaluation_view(image, preprocessing).copy()
+        return _Labelled(view, example.label)
+
+    return source.keep((index, preprocessing), make)
+
+
+@dataclasses.dataclass(frozen=True)
 class _TrainingView:
     source: Source
     preprocessing: Preprocessing
     augment: AugmentConfig
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        example = self.source[index]
-        image = transforms.decode(example.image, example.name)
-        view = transforms.training_view(image, self.preprocessing, self.augment, rng)
-        return {"image": view, "label": np.int32(example.label)}
+        source, preprocessing, augment = self.source, self.preprocessing, self.augment
+        if augment.random_resized_crop:
+            picture = source.keep(index, lambda: Picture(source[index]))
+            label = picture.label
+            view = augmentation.random_crop(picture, preprocessing, augment.crop_scale, rng)
+        else:
+            whole = _evaluation_view(source, index, preprocessing)
+            view, label = whole.pixels, whole.label
+        view = augmentation.change(view, preprocessing, augment, rng)
+        return {"image": view, "label": np.int32(label)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,9 +262,8 @@ class _EvaluationView:
 
     def __call__(self, index: int) -> dict[str, Any]:
         if index < len(self.source):
-            example = self.source[index]
-            image = transforms.decode(example.image, example.name)
-            view, label = transforms.evaluation_view(image, self.preprocessing), example.label
+            found = _evaluation_view(self.source, index, self.preprocessing)
+            view, label = found.pixels, found.label
         else:
             size = self.preprocessing.size
             view, label = np.zeros((size, size, 3), np.uint8), 0
@@ -252,10 +283,11 @@ def _per_host(batch_size: int, hosts: int) -> int:
     return batch_size // hosts
 
 
-def _iterate(dataset: Any, threads: int) -> Iterator[Batch]:
+def _iterate(dataset: Any, threads: int | None) -> Iterator[Batch]:
     """Reads ahead in threads; stops them when the caller lets go of the iterator."""
     import grain
 
+    threads = threads or min(len(os.sched_getaffinity(0)), _MOST_THREADS)
     # A thread makes whole batches: two more than there are threads keep all of them busy.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
     iterator = iter(dataset.to_iter_dataset(options))

@@ -10,8 +10,8 @@ import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -35,6 +35,16 @@ class Example:
     """the record's id: `train/ants/0013035.jpg` for a folder, `train:17` for TFDS"""
 
 
+class Sized(Protocol):
+    """What knows how much memory it takes."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+Made = TypeVar("Made", bound=Sized)
+
+
 class Source(abc.ABC):
     """A fixed sequence of examples: `len(source)`, `source[i]`, and their labels and names."""
 
@@ -55,6 +65,14 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def __getitem__(self, index: int) -> Example: ...
+
+    def keep(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What `make` returns; `kept.KeptImages` may have it already.
+
+        Args:
+          key: of what is made of this source; equal keys, equal things.
+        """
+        return make()
 
 
 class View(Source):

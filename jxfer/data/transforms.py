@@ -1,13 +1,12 @@
-"""From an encoded image to model input: decode, evaluation view, training view, normalise.
+"""From an encoded image to model input: decode, evaluation view, normalise.
 
-After `sources`, before `loader`. Everything up to `normalise` runs on the host, on uint8 RGB
-`[H, W, 3]`; `normalise` runs on the device, inside the jitted step, so that a quarter of the bytes
-crosses to it. `Preprocessing` travels in a model's card: weights are only as good as the pixels
-that they are fed.
+After `sources`, before `pictures`; `augmentation` has the training view. Everything up to
+`normalise` runs on the host, on uint8 RGB `[H, W, 3]`; `normalise` runs on the device, inside the
+jitted step, so that a quarter of the bytes crosses to it. `Preprocessing` travels in a model's
+card: weights are only as good as the pixels that they are fed.
 """
 
 import dataclasses
-import math
 from typing import Literal
 
 import cv2
@@ -15,14 +14,19 @@ import jax
 import numpy as np
 from PIL import Image
 
-from jxfer.data.randaugment import LARGEST_MAGNITUDE, randaugment
+from jxfer.data.randaugment import LARGEST_MAGNITUDE
 from jxfer.errors import UserError
 
 # No rotation by EXIF: the published ImageNet accuracies were measured on the stored orientation.
 _DECODE_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-_ASPECT_RATIOS = (3 / 4, 4 / 3)  # of a random resized crop, as in Inception and torchvision
+# The flags for colour would ask for BGR, against those above; these are the factor alone.
+_REDUCED = {
+    1: 0,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
 _LARGEST_ALPHA = 1000  # of mixing; there every weight is 1/2 to two digits
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601 luma, RGB
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -158,25 +162,27 @@ class AugmentConfig:
         return self.views if self.changes_pixels else 1
 
 
-def decode(data: bytes, name: str) -> np.ndarray:
-    """Decodes an image file at full resolution.
+def decode(data: bytes, name: str, reduction: int = 1) -> np.ndarray:
+    """Decodes an image file.
 
     Grey and palette images come out as RGB, 16-bit ones rounded down to 8 bits, transparency is
-    dropped and EXIF rotation ignored. JPEGs are never decoded at reduced size: it would change the
-    pixels that evaluation sees.
+    dropped and EXIF rotation ignored.
 
     Args:
       data: the encoded file, in any format that OpenCV reads.
       name: the record's id, for the error.
+      reduction: 1, 2, 4 or 8, above 1 for JPEG alone: the decoder leaves out the high frequencies
+        of each block, which takes less time. Only random crops ask for it: on the ants and bees it
+        changes a view by some 3 grey levels, and evaluation's pixels are those of torchvision.
 
     Returns:
-      uint8 `[H, W, 3]`, RGB.
+      uint8 `[ceil(H / reduction), ceil(W / reduction), 3]`, RGB.
 
     Raises:
       UserError: the data is empty, truncated or not an image.
     """
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE_FLAGS)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE_FLAGS | _REDUCED[reduction])
     except cv2.error:  # empty, or a header that asks for more pixels than OpenCV allows
         image = None
     if image is None:
@@ -219,42 +225,16 @@ def resize_short_side(image: np.ndarray, short: int, preprocessing: Preprocessin
         target = (short, int(short * width / height))
     else:
         target = (int(short * height / width), short)
-    return _resize(image, target, preprocessing)
+    return resize(image, target, preprocessing)
 
 
-def training_view(
-    image: np.ndarray,
-    preprocessing: Preprocessing,
-    augment: AugmentConfig,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """A random view: crop, then flip, then RandAugment, then colour.
-
-    Args:
-      image: uint8 `[H, W, 3]`.
-      rng: the only source of randomness.
-
-    Returns:
-      uint8 `[size, size, 3]`.
-    """
-    if augment.random_resized_crop:
-        top, left, height, width = _random_area(image.shape[:2], augment.crop_scale, rng)
-        crop = image[top : top + height, left : left + width]
-        view = _resize(crop, (preprocessing.size, preprocessing.size), preprocessing)
-    else:
-        view = evaluation_view(image, preprocessing)
-    if augment.pad_crop:
-        pad = augment.pad_crop
-        padded = np.pad(view, ((pad, pad), (pad, pad), (0, 0)))
-        top, left = rng.integers(0, 2 * pad + 1, size=2)
-        view = padded[top : top + preprocessing.size, left : left + preprocessing.size]
-    if augment.flip and rng.random() < 0.5:
-        view = view[:, ::-1]
-    if augment.randaugment:
-        view = randaugment(view, *augment.randaugment, rng)
-    if augment.colour_jitter:
-        view = _jitter(view, augment.colour_jitter, rng)
-    return np.ascontiguousarray(view)
+def resize(image: np.ndarray, target: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:
+    """uint8 `[H, W, 3]` -> uint8 `[*target, 3]`, antialiased, by Pillow."""
+    height, width = target
+    if image.shape[:2] == (height, width):
+        return image
+    resampling = _RESAMPLING[preprocessing.interpolation]
+    return np.asarray(Image.fromarray(image).resize((width, height), resampling))
 
 
 def normalise(images: jax.typing.ArrayLike, preprocessing: Preprocessing) -> jax.Array:
@@ -272,44 +252,3 @@ def normalise(images: jax.typing.ArrayLike, preprocessing: Preprocessing) -> jax
     std = np.asarray(preprocessing.std, np.float32).reshape(per_channel)
     normalised = (scaled - mean) / std
     return normalised[..., ::-1] if preprocessing.channel_order == "BGR" else normalised
-
-
-def _resize(image: np.ndarray, target: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:
-    """uint8 `[H, W, 3]` -> uint8 `[*target, 3]`, antialiased, by Pillow."""
-    height, width = target
-    if image.shape[:2] == (height, width):
-        return image
-    resampling = _RESAMPLING[preprocessing.interpolation]
-    return np.asarray(Image.fromarray(image).resize((width, height), resampling))
-
-
-def _random_area(
-    shape: tuple[int, ...], scale: tuple[float, float], rng: np.random.Generator
-) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a random crop, drawn as torchvision's RandomResizedCrop."""
-    rows, columns = shape
-    low, high = (math.log(ratio) for ratio in _ASPECT_RATIOS)
-    for _ in range(10):
-        area = rows * columns * rng.uniform(*scale)
-        ratio = math.exp(rng.uniform(low, high))
-        width = max(1, round(math.sqrt(area * ratio)))
-        height = max(1, round(math.sqrt(area / ratio)))
-        if width <= columns and height <= rows:
-            top = int(rng.integers(0, rows - height + 1))
-            left = int(rng.integers(0, columns - width + 1))
-            return top, left, height, width
-    # No draw fitted: the largest centre crop whose aspect ratio is in range.
-    width = min(columns, max(1, round(rows * _ASPECT_RATIOS[1])))
-    height = min(rows, max(1, round(columns / _ASPECT_RATIOS[0])))
-    return (rows - height) // 2, (columns - width) // 2, height, width
-
-
-def _jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Scales brightness, contrast, saturation, in that order; uint8 `[H, W, 3]` in and out."""
-    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, size=3)
-    pixels = np.clip(image.astype(np.float32) * np.float32(brightness), 0, 255)
-    grey = (pixels @ _GREY).mean()
-    pixels = np.clip(grey + np.float32(contrast) * (pixels - grey), 0, 255)
-    luma = (pixels @ _GREY)[..., None]
-    pixels = np.clip(luma + np.float32(saturation) * (pixels - luma), 0, 255)
-    return np.rint(pixels).astype(np.uint8)

@@ -51,7 +51,7 @@ class NoRoom(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class CacheConfig:
-    """Whether the output of the frozen part is computed once and kept."""
+    """What is computed once and kept: the output of the frozen part, and decoded images."""
 
     mode: Literal["auto", "off", "memory", "disk", "shared"] = "auto"
     """auto: in memory where that saves passes over the same pixels and fits, else off. memory,
@@ -63,10 +63,15 @@ class CacheConfig:
     entries together: there, those that were not used for longest make room."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 halves the room and rounds the features."""
+    images_gb: float = 4.0
+    """Keep decoded images in memory if those of training and validation take at most this many 10^9
+    bytes, and a quarter of the memory that is available; 0: never. The pixels are the same."""
 
     def __post_init__(self) -> None:
         if not self.max_gb > 0:
             raise UserError(f"--cache.max-gb {self.max_gb:g}: it must be above 0")
+        if not self.images_gb >= 0:
+            raise UserError(f"--cache.images-gb {self.images_gb:g}: it must be at least 0")
         if self.mode == "off" and (self.max_gb, self.dtype) != (CacheConfig.max_gb, "float32"):
             raise UserError("--cache.max-gb and --cache.dtype do nothing under --cache.mode off")
 

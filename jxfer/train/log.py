@@ -4,11 +4,16 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import jax
+
 from jxfer.errors import UserError
 from jxfer.train import metrics, parallel
 from jxfer.train.metrics import Sums
 from jxfer.train.state import Plan
 from jxfer.train.writers import Clock, ProgressBar, Writers
+
+_LATE = 0.1
+"""A batch is late if the host waited for it this part of the time since the last step."""
 
 
 class TrainingLog:
@@ -37,13 +42,31 @@ class TrainingLog:
         self._rates = plan.rate_table
         self._open: list[Sums] = list(open_sums)
         self._ended: tuple[int, list[Sums]] | None = None
+        self._before: Sums = {}
+        self._pace = Clock()
         self.clock = Clock()
 
-    def add(self, step: int, sums: Sums) -> None:
-        """Takes a step's sums, still on the device, and writes the line that ended before it."""
+    def add(self, step: int, sums: Sums, waited: float = 0.0) -> str:
+        """Takes a step's sums, still on the device, and writes the line that ended before it.
+
+        The host stays one step ahead of the device. Where a batch came late it waits for the step
+        itself: the device would have nothing to do anyway, and what the host then waits for the
+        next batch is what the device waits for it.
+
+        Args:
+          waited: seconds for the batch of this step.
+
+        Returns:
+          What the seconds until the next batch count as: `data_wait`, or `step` while the device is
+          at work.
+        """
         self._open.append(sums)
         self.flush()
         self._bar.advance(step)
+        late = waited > _LATE * self._pace.lap()
+        jax.block_until_ready(sums if late else self._before)
+        self._before = sums
+        return "data_wait" if late else "step"
 
     def end_line(self, step: int) -> None:
         """The line that is open ends with this step."""

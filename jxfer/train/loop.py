@@ -73,8 +73,8 @@ def _train(
         run_folder.write_config(folder, config)
     if not quiet:
         summary.print_start(config, run.splits, run.pretrained, run.course, run.target)
-        for choice in run.choices:
-            print(choice.describe(), file=sys.stderr)
+        for line in filter(None, [*(choice.describe() for choice in run.choices), run.images]):
+            print(line, file=sys.stderr)
     with Checkpoints(folder / "checkpoints") as checkpoints:
         progress, steps, taken = _take_steps(run, checkpoints, preemption)
         clock = Clock()
@@ -128,10 +128,10 @@ def _take_steps(
             compiled = compiled_train_step(plan, feed.after)
             train_step = writers.profile.of(compiled, first, end)
             log = TrainingLog(writers, bar, plan, before, progress["open_sums"])
-            clock = Clock()
+            clock, waiting = Clock(), "compile"
             for step in range(first, end + 1):
                 batch = next(stream)
-                seconds["data_wait"] += clock.lap()
+                seconds[waiting] += (waited := clock.lap())
                 if step == first:
                     memory.check(compiled, state, batch, *fixed)
                 preemption.unsaved = True
@@ -140,7 +140,7 @@ def _take_steps(
                     jax.block_until_ready(sums)
                     seconds["compile"] += clock.lap()
                     log.clock.lap()
-                log.add(step, sums)
+                waiting = log.add(step, sums, waited)
                 evaluating = step in run.evaluate_at
                 saving = step == end or step % config.checkpoint_every == 0
                 if evaluating or step == end or step % config.log_every == 0:
@@ -208,12 +208,7 @@ def _finish(
     )
     card = summary.model_card(run.folder.name, run.config, run.pretrained, result)
     store.save(run.folder / "model", card, verdict.variables, overwrite=True)
-    busy = sum(run.seconds[part] for part in ("compile", "data_wait", "step", "prefix"))
-    timing = {
-        "seconds": run.seconds | {"total": whole.lap()},
-        "steps": taken,  # by this process, as the seconds: fewer than the run's if it resumed
-        "examples_per_second": taken * run.config.batch_size / busy if busy else None,
-    }
+    timing = summary.timing(run.seconds, whole.lap(), taken, run.config.batch_size)
     run_folder.write_json(run.folder / "timing.json", timing)
     run_folder.write_json(run.folder / "summary.json", result)
     return result

@@ -4,36 +4,27 @@ Before `prefix` in the flow.
 """
 
 import logging
-import os
-import pathlib
 from typing import Any
 
 import jax
 
+from jxfer import machine
 from jxfer.errors import UserError
 
 _log = logging.getLogger("jxfer")
-_MEMINFO = pathlib.Path("/proc/meminfo")
-_CGROUP = pathlib.Path("/sys/fs/cgroup")
-
-
-def machine_bytes() -> int:
-    """All memory of this machine, free or not."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def limit_bytes() -> int:
     """What programs may take: of each device's own memory, or on CPU of the machine's.
 
-    Of a device it is what its allocator may hand out. On CPU it is what is free now, of the machine
-    and of this process's control group; systems that do not tell have all of their memory.
+    Of a device it is what its allocator may hand out. On CPU it is `machine.available_bytes`.
 
     Raises:
       UserError: the device does not tell.
     """
     device = jax.local_devices()[0]
     if device.platform == "cpu":
-        return _free_bytes()
+        return machine.available_bytes()
     limit = (device.memory_stats() or {}).get("bytes_limit")
     if limit is None:
         raise UserError(f"{device.device_kind} does not tell how much memory it has")
@@ -79,15 +70,3 @@ def check(step: Any, *arguments: Any) -> None:
     if not is_cpu:
         raise UserError(line)
     _log.warning(line)
-
-
-def _free_bytes() -> int:
-    try:
-        lines = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
-    except FileNotFoundError:  # not Linux
-        return machine_bytes()
-    free = int(lines["MemAvailable"].split()[0]) * 1024
-    group = _CGROUP / "memory.max"
-    if group.exists() and (limit := group.read_text().strip()) != "max":
-        free = min(free, int(limit) - int((_CGROUP / "memory.current").read_text()))
-    return free

@@ -23,13 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jxfer import trees
+from jxfer import machine, trees
 from jxfer.data import loader
 from jxfer.data.readers import images_sha256
 from jxfer.data.sources import Source, Splits
 from jxfer.data.transforms import AugmentConfig
 from jxfer.errors import UserError
-from jxfer.train import feature_store, memory, parallel, program, step
+from jxfer.train import feature_store, parallel, program, step
 from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import Evaluator, one_late
 from jxfer.train.feature_store import Form
@@ -153,7 +153,7 @@ def choose(plan: Plan, config: TrainConfig, splits: Splits, target: Source | Non
             )
         return choice(f"{needs} --cache.max-gb")
     # Of all memory, not of what is free just now: a resumed run must choose the same.
-    if cache.mode == "auto" and found.bytes > memory.machine_bytes() / 2:
+    if cache.mode == "auto" and found.bytes > machine.memory_bytes() / 2:
         return choice(f"{needs} half of this machine's memory; --cache.mode disk would keep them")
     return found
 

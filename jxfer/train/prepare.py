@@ -8,7 +8,7 @@ import pathlib
 from typing import Any
 
 from jxfer import trees
-from jxfer.data import screen
+from jxfer.data import kept, screen
 from jxfer.data.sources import Splits
 from jxfer.data.targets import Target
 from jxfer.train import parallel, prefix, summary
@@ -32,6 +32,8 @@ class Run:
     course: Course
     choices: list[prefix.Choice]
     """What each phase caches."""
+    images: str
+    """Which decoded images stay in memory, in words; "" where no step reads any again."""
     evaluate_at: list[int]
     target: Target | None
     """Of a run that adapts."""
@@ -76,14 +78,20 @@ def prepare(config: TrainConfig, folder: pathlib.Path, quiet: bool, profile: boo
         train=splits.train,
     )
     target = load_target(config, splits.train.class_names)
-    unlabelled = target.train if target else None
+    choices = prefix.choose_all(plans, config, splits, target.train if target else None)
+    images = ""
+    if config.epochs > 1 and any(choice.output is None for choice in choices):
+        splits, images = kept.keep_images(
+            splits, pretrained.preprocessing, config.augment, config.cache.images_gb
+        )
     return Run(
         config=config,
         folder=folder,
         splits=splits,
         pretrained=pretrained,
         course=Course(plans, plans[0].initial_state(pretrained.variables, config.seed)),
-        choices=prefix.choose_all(plans, config, splits, unlabelled),
+        choices=choices,
+        images=images,
         evaluate_at=evaluate_at,
         target=target,
         judge=Judge(config, splits, pretrained, target),

@@ -238,6 +238,23 @@ def build(
     }
 
 
+def timing(seconds: dict[str, float], total: float, steps: int, batch_size: int) -> dict[str, Any]:
+    """`timing.json`: of this process, so of fewer steps than the run's if it resumed.
+
+    Args:
+      seconds: `compile` until the first step of each phase is done, its batch included; after that
+        `data_wait` while the device waits for images and `step` for the rest; `eval`; `prefix`.
+    """
+    busy = sum(seconds[part] for part in ("compile", "data_wait", "step", "prefix"))
+    looping = seconds["data_wait"] + seconds["step"]
+    return {
+        "seconds": seconds | {"total": total},
+        "steps": steps,
+        "examples_per_second": steps * batch_size / busy if busy else None,
+        "data_wait_share": seconds["data_wait"] / looping if looping else None,
+    }
+
+
 def model_card(
     name: str, config: TrainConfig, pretrained: Pretrained, summary: dict[str, Any]
 ) -> Card:

@@ -14,6 +14,7 @@ import safetensors.numpy
 
 from jxfer import trees
 from jxfer.commands import main as commands_main
+from jxfer.commands import train
 from jxfer.commands.main import COMMANDS, main
 from jxfer.models import registry
 from jxfer.zoo import store
@@ -71,6 +72,14 @@ def test_the_run_folder_holds_what_the_contract_lists(run):
     timing = json.loads((run / "timing.json").read_text())
     assert set(timing["seconds"]) == {"compile", "data_wait", "step", "eval", "prefix", "total"}
     assert timing["steps"] == summary["steps"]
+    assert 0 <= timing["data_wait_share"] <= 1
+
+
+def test_a_long_wait_for_data_comes_with_advice():
+    assert train._waiting({"data_wait_share": None}) == ""
+    short = train._waiting({"data_wait_share": 0.04})
+    assert short == "waited for data 4% of the training loop's time"
+    assert "--cache.images-gb" in train._waiting({"data_wait_share": 0.5})
 
 
 def test_a_trace_holds_the_steps_after_compilation(run):

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from jxfer.data import randaugment
+from jxfer.data.augmentation import change
 from jxfer.data.randaugment import SIGNED, UNSIGNED
-from jxfer.data.transforms import CIFAR, AugmentConfig, training_view
+from jxfer.data.transforms import CIFAR, AugmentConfig
 
 STRENGTHS = [-1.0, -0.3, 0.1, 0.7, 1.0]
 
@@ -182,7 +183,7 @@ def test_operations_follow_one_another():
 def test_training_view_applies_it_by_its_generator():
     image = np.random.default_rng(2).integers(0, 256, (32, 32, 3), np.uint8)
     augment = AugmentConfig(randaugment=(2, 9))
-    view = training_view(image, CIFAR, augment, np.random.default_rng(3))
+    view = change(image, CIFAR, augment, np.random.default_rng(3))
     expected = randaugment.randaugment(image, 2, 9, np.random.default_rng(3))
     np.testing.assert_array_equal(view, expected)
     assert (view != image).any()

@@ -14,8 +14,10 @@ from jxfer.data.transforms import CIFAR
 from jxfer.models import registry
 from jxfer.train import loop, parallel
 from jxfer.train.evaluate import Evaluator
+from jxfer.train.step import make_train_step
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo.pretrained import ModelConfig
+from tests.train import steps
 
 
 def first_losses(run):
@@ -131,3 +133,25 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused(one_line):
 
 def test_replicating_and_fetching_gives_back_the_same_bits(variables, assert_same_bits):
     assert_same_bits(parallel.fetch(parallel.replicate(variables)), variables)
+
+
+def test_pixels_cross_to_the_devices_as_bytes_two_batches_ahead():
+    drawn = []
+
+    def batches():
+        for index in range(6):
+            drawn.append(index)
+            yield steps.draw_batch()
+
+    batch = next(parallel.shard(batches()))
+    assert drawn == [0, 1]
+    assert isinstance(batch["image"], jax.Array)
+    assert batch["image"].dtype == np.uint8
+    assert batch["image"].shape == (8, 2, 8, 8, 3)
+    plan = steps.make_plan()
+    state = parallel.replicate(plan.initial_state(plan.model.init(0)))
+    program = parallel.compile_step(make_train_step(plan)).lower(state, batch).as_text()
+    (arguments,) = [line for line in program.splitlines() if "func.func public @main" in line]
+    assert "x8x8x3xui8>" in arguments
+    assert "x8x8x3xf32>" not in arguments
+    assert "x8x8x3xf32>" in program  # normalised inside

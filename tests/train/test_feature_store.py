@@ -291,6 +291,12 @@ def test_the_limit_must_be_positive(max_gb, one_line):
         CacheConfig(max_gb=max_gb)
 
 
+def test_the_room_for_decoded_images_may_be_none_but_not_negative(one_line):
+    assert CacheConfig(images_gb=0.0).images_gb == 0
+    with one_line("--cache.images-gb -1", "at least 0"):
+        CacheConfig(images_gb=-1.0)
+
+
 @pytest.mark.parametrize("option", [{"max_gb": 1.0}, {"dtype": "bfloat16"}])
 def test_without_a_cache_its_options_do_nothing(option, one_line):
     with one_line("do nothing", "--cache.mode off"):

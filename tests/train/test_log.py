@@ -157,3 +157,15 @@ def test_a_loss_from_before_a_checkpoint_counts(make_log, one_line):
     after.end_line(3)
     with one_line("ends at step 3"):
         after.flush()
+
+
+def test_the_wait_for_data_is_what_the_device_waits(make_log, monkeypatch):
+    """After a batch that came late the host waits for the step itself, and its next wait counts."""
+    waited_for = []
+    monkeypatch.setattr("jax.block_until_ready", waited_for.append)
+    log, steps = make_log(), [sums(1.0, 1, examples) for examples in (4, 5, 6)]
+    log._pace.lap()
+    assert log.add(1, steps[0], waited=1e3) == "data_wait"
+    assert log.add(2, steps[1], waited=0.0) == "step"
+    assert log.add(3, steps[2], waited=0.0) == "step"
+    assert waited_for == [steps[0], steps[0], steps[1]]

@@ -38,19 +38,9 @@ def test_a_donated_argument_and_the_result_in_its_place_count_once():
     assert memory.program_bytes(donated) == pytest.approx(8 * 2 * 4 * n, rel=1e-4)
 
 
-def test_what_is_free_is_the_machine_s_or_the_group_s(monkeypatch, tmp_path):
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal:  9000 kB\nMemAvailable:  4000 kB\nHugePages_Total: 0\n")
-    monkeypatch.setattr(memory, "_MEMINFO", meminfo)
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
-    assert memory.limit_bytes() == 4000 * 1024
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("1024000\n")
-    assert memory.limit_bytes() == 4000 * 1024
-    (tmp_path / "memory.max").write_text("2048000\n")
-    assert memory.limit_bytes() == 1024000
-    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
-    assert memory.limit_bytes() == memory.machine_bytes()
+def test_cpu_devices_share_what_is_available(monkeypatch):
+    monkeypatch.setattr(memory.machine, "available_bytes", lambda: 12345)
+    assert memory.limit_bytes() == 12345
 
 
 def test_an_accelerator_has_what_its_allocator_says(device, monkeypatch, one_line):

@@ -11,9 +11,10 @@ from jxfer import trees
 from jxfer.data import loader, screen
 from jxfer.data.transforms import AugmentConfig
 from jxfer.models.heads import HeadConfig
-from jxfer.train import feature_store, loop, memory, prefix, program
+from jxfer.train import feature_store, loop, prefix, program
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.feature_store import CacheConfig
+from jxfer.train.phases import Course
 from jxfer.train.plans import set_up
 from jxfer.train.selection import evaluation_steps
 from jxfer.transfer.optimizer import OptimizerConfig
@@ -111,7 +112,7 @@ def test_a_cache_that_was_asked_for_and_cannot_be_is_an_error(fields, words, mak
 
 
 def test_auto_leaves_half_of_the_memory(make_config, monkeypatch):
-    monkeypatch.setattr(memory, "machine_bytes", lambda: 2 * 51 * 16 * 4 - 1)
+    monkeypatch.setattr(prefix.machine, "memory_bytes", lambda: 2 * 51 * 16 * 4 - 1)
     [choice] = choices(make_config())
     assert "half of this machine's memory" in choice.describe()
     [choice] = choices(make_config(mode="memory"))
@@ -135,7 +136,7 @@ def final(config, run):
 
 def course_like(config):
     pretrained, plans = set_up(config, CLASSES, evaluation_steps(config, 36)[-1], 2.25)
-    return loop.Course(plans, plans[0].initial_state(pretrained.variables, config.seed)).like
+    return Course(plans, plans[0].initial_state(pretrained.variables, config.seed)).like
 
 
 @pytest.fixture(scope="module")

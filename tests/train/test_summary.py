@@ -151,3 +151,12 @@ def test_a_run_does_not_inherit_the_statistics_of_its_weights(make_entry, small_
     pretrained = create_model(config.model, CLASSES)
     assert pretrained.card.statistics == statistics
     assert summary.model_card("run", config, pretrained, FIGURES).statistics is None
+
+
+def test_timing_gives_the_share_of_the_loop_that_waited():
+    seconds = {"compile": 5.0, "data_wait": 1.0, "step": 3.0, "eval": 9.0, "prefix": 1.0}
+    found = summary.timing(seconds, 20.0, steps=10, batch_size=4)
+    assert found["data_wait_share"] == 0.25
+    assert found["examples_per_second"] == 4.0
+    assert found["seconds"] == seconds | {"total": 20.0}
+    assert summary.timing(dict.fromkeys(seconds, 0.0), 1.0, 0, 4)["data_wait_share"] is None

@@ -1,0 +1,48 @@
+"""The script that measures an accelerator runs, in tiny form, on a CPU."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.slow
+def test_both_sides_of_every_case_are_measured(tmp_path):
+    file = tmp_path / "figures.json"
+    small = ["--small", "--arch", "resnet18", "--batch-size", "2"]
+    few = ["--seconds", "0.05", "--repeats", "2", "--json", str(file)]
+    output = subprocess.run(
+        [sys.executable, "-m", "scripts.bench_gpu", *small, *few],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
+    ).stdout
+    assert len(output.splitlines()) == 1 + 4
+    results = {found["cell"]["case"]: found for found in json.loads(file.read_text())}
+    assert set(results) == {"full", "partial", "head", "cached"}
+    for found in results.values():
+        for side in ("jxfer", "torch"):
+            assert found[side]["images_per_second"] > 0
+            assert found[side]["of_peak"] > 0
+            assert len(found[side]["step_seconds"]) == 2
+        assert found["speed_ratio"] > 0
+    flops = {case: found["jxfer"]["flops"] for case, found in results.items()}
+    assert flops["full"] > flops["partial"] > flops["head"] > 0
+    # Without the passes of the frozen part: stem to stage 3 is what the head's step has more.
+    assert flops["partial"] > flops["cached"] > 0
+
+
+def test_nothing_heavy_is_imported_that_a_gpu_machine_may_lack():
+    code = (
+        "import sys, scripts.bench_gpu, jxfer.train.step, jxfer.train.flops\n"
+        "from jxfer.transfer import strategy\n"
+        "print([m for m in ('grain', 'tensorflow_datasets', 'tyro', 'orbax.checkpoint') "
+        "if m in sys.modules])"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
+    assert output.strip() == "[]"
