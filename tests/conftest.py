@@ -1,8 +1,10 @@
 """Shared by all tests: eight fake devices, strict JAX settings, small and real images."""
 
 import contextlib
+import gc
 import os
 import pathlib
+import warnings
 import zipfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -110,6 +112,31 @@ def hub_server(monkeypatch, tmp_path):
         monkeypatch.setattr(huggingface_hub.constants, name, value)
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def bucket_server():
+    """One server for all tests."""
+    reason = "a gs:// bucket on loopback needs google-cloud-storage and gcp-storage-emulator"
+    pytest.importorskip("google.cloud.storage", reason=reason)
+    pytest.importorskip("gcp_storage_emulator", reason=reason)
+    from tests.bucket import Bucket
+
+    server = Bucket()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def bucket(bucket_server, monkeypatch):
+    """An empty bucket, gs://some-bucket, that gives up on failures after a second."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", bucket_server.host)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr("jxfer.data.remote._RETRY_SECONDS", 1.0)
+    bucket_server.wipe()
+    yield bucket_server
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        gc.collect()  # the client leaves the sockets of failed requests behind
 
 
 CLASSES = ("ants", "bees", "cats")

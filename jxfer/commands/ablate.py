@@ -13,6 +13,7 @@ from jxfer.ablate import experiment, launch, results
 from jxfer.ablate.estimate import Kind, estimate
 from jxfer.ablate.launch import RayConfig, SlurmConfig, Workers
 from jxfer.ablate.sweep import Sweep
+from jxfer.data import remote
 from jxfer.errors import UserError
 from jxfer.report import sweep as report
 from jxfer.train import run_folder
@@ -54,6 +55,7 @@ def main(args: list[str]) -> int:
             raise UserError(f"--jobs {jobs}: it must be at least 1")
         declared = experiment.load(file, small)
         folder = out or pathlib.Path("runs") / declared.name
+        remote.refuse(folder, "--out")
         sweep = Sweep(declared.experiment, folder)
         results.check(sweep)
         if dry_run:

@@ -1,13 +1,12 @@
 """`jxfer evaluate`: figures of a run or zoo entry on a data set."""
 
 import dataclasses
-import pathlib
 from typing import Annotated, Literal
 
 import tyro
 
 from jxfer import statistics, text
-from jxfer.data import screen
+from jxfer.data import copies, screen
 from jxfer.data.sources import DataConfig, Source
 from jxfer.errors import UserError
 from jxfer.models.registry import Model
@@ -122,8 +121,7 @@ def _open(
     model: str, data: EvaluationData, split: str | None, card: Card
 ) -> tuple[str, Source, tuple[str, ...]]:
     """(data spec, images, names of those left out): the target's under the classes of the card."""
-    run = pathlib.Path(model)
-    if data.source is None and (run / "config.json").is_file():
+    if data.source is None and ((run := copies.local(model)) / "config.json").is_file():
         config = run_folder.read_config(run)
         own = dataclasses.replace(config, data=_own_data(config, data))
         target = load_target(own, card.class_names)
@@ -149,16 +147,17 @@ def open_data(
     Raises:
       UserError: as `sources.open_for_evaluation`, or nothing names the images.
     """
-    config = _data_config(pathlib.Path(model), data)
+    config = _data_config(model, data)
     return config, *screen.load_for_evaluation(config, split)
 
 
-def _data_config(model: pathlib.Path, data: EvaluationData) -> DataConfig:
+def _data_config(model: str, data: EvaluationData) -> DataConfig:
     if data.source is not None:
         return DataConfig(data.source, data.data_dir, on_bad_image=data.on_bad_image)
-    if not (model / "config.json").is_file():
+    folder = copies.local(model)
+    if not (folder / "config.json").is_file():
         raise UserError(f"{model} is no run folder, so name the images: --data.source")
-    return _own_data(run_folder.read_config(model), data)
+    return _own_data(run_folder.read_config(folder), data)
 
 
 def _own_data(run: TrainConfig, data: EvaluationData) -> DataConfig:

@@ -8,6 +8,7 @@ import tyro
 
 from jxfer import text
 from jxfer.commands import evaluate, predict_dense
+from jxfer.data import copies
 from jxfer.data.readers import IMAGE_EXTENSIONS
 from jxfer.data.sources import Example, Source
 from jxfer.errors import UserError
@@ -61,7 +62,7 @@ def main(args: list[str]) -> int:
         Args:
           model: A run folder, the name or folder of a zoo entry, timm/NAME, hf:OWNER/NAME,
             torchvision:NAME, or a .safetensors file that jxfer zoo export wrote.
-          images: Image files, or folders of them (with their sub-folders).
+          images: Image files, or folders of them (with their sub-folders), or gs:// addresses.
           top: Classes shown for each image.
           batch_size: Images per step over all devices.
           dense: Run the classifier as a convolution over the whole of each image, larger than it
@@ -120,7 +121,7 @@ def find_images(paths: tuple[pathlib.Path, ...]) -> list[pathlib.Path]:
     if not paths:
         raise UserError("no image given; name image files or folders after the run")
     files: list[pathlib.Path] = []
-    for path in paths:
+    for path in map(copies.local, paths):
         if path.is_dir():
             found = [f for f in sorted(path.rglob("*")) if f.suffix.lower() in IMAGE_EXTENSIONS]
             if not found:

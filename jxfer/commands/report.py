@@ -4,6 +4,7 @@ import pathlib
 
 import tyro
 
+from jxfer.data import copies, remote
 from jxfer.errors import UserError
 
 
@@ -17,9 +18,14 @@ def main(args: list[str]) -> int:
         needs no network. Of a run: its curves, and what its model does on the test images.
 
         Args:
-          folder: Of the sweep, with results.json, or of the run, with summary.json.
+          folder: Of the sweep, with results.json, or of the run, with summary.json; or the gs://
+            address of a run.
           out: Where the report goes; FOLDER/report unless given.
         """
+        if address := remote.address(folder):
+            if out is None:
+                raise UserError(f"{address}: say by --out which folder of this machine it goes to")
+            folder = copies.local(folder)
         if (folder / "results.json").exists():
             from jxfer.report import sweep
 

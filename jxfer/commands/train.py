@@ -1,6 +1,7 @@
 """`jxfer train`: one run."""
 
 import argparse
+import contextlib
 import json as jsons
 import pathlib
 from typing import Annotated, Any
@@ -8,12 +9,13 @@ from typing import Annotated, Any
 import tyro
 
 from jxfer import text
+from jxfer.data import remote
 from jxfer.data.sources import DataConfig
 from jxfer.errors import UserError
 from jxfer.json_fields import decode
-from jxfer.train import loop
+from jxfer.train import loop, mirror
 from jxfer.train.config import TrainConfig
-from jxfer.train.hosts import HostsConfig, is_first, joined
+from jxfer.train.hosts import HostsConfig, from_first, is_first, joined
 
 _HIGH_WAIT = 0.1
 
@@ -37,7 +39,8 @@ def main(args: list[str]) -> int:
 
         Args:
           config: what to do.
-          run: The run folder: config, metrics, checkpoints, summary, and the best model.
+          run: The run folder: config, metrics, checkpoints, summary, and the best model; on this
+            machine, or gs://BUCKET/PATH.
           hosts: The processes that train it together, if there are several.
           from_advice: Start from the config in this advice.json, which jxfer advise wrote; the
             other options change it.
@@ -45,8 +48,10 @@ def main(args: list[str]) -> int:
             result.
           json: Print summary.json instead of a table.
         """
-        with joined(hosts):
-            summary = loop.run_config(config, run, quiet=json, profile=profile)
+        with joined(hosts), contextlib.ExitStack() as held:
+            # The first host alone has the folder; a bucket that fails there ends them all.
+            folder = from_first(lambda: held.enter_context(mirror.mirrored(run)))
+            summary = loop.run_config(config, folder, quiet=json, profile=profile)
             writes = is_first()
         if not writes:
             return 0
@@ -54,9 +59,10 @@ def main(args: list[str]) -> int:
             print(text.to_json(summary))
             return 0
         early = " (stopped early)" if summary["stopped_early"] else ""
-        print(f"best step {summary['best_step']} of {summary['steps']}{early}, in {run}/model")
+        steps = f"best step {summary['best_step']} of {summary['steps']}{early}"
+        print(f"{steps}, in {remote.shown(run)}/model")
         print(text.table([("split", "accuracy", "correct", "of"), *_rows(summary)]))
-        if line := _waiting(jsons.loads((run / "timing.json").read_text())):
+        if line := _waiting(jsons.loads((folder / "timing.json").read_text())):
             print(line)
         return 0
 

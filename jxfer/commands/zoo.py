@@ -14,6 +14,7 @@ from jxfer.commands.zoo_diff import Diff
 from jxfer.commands.zoo_export import Export
 from jxfer.commands.zoo_import import Import
 from jxfer.commands.zoo_statistics import Statistics
+from jxfer.data import remote
 from jxfer.zoo import store
 from jxfer.zoo.card import Ancestor
 
@@ -30,7 +31,9 @@ class List:
     def run(self) -> None:
         entries = store.list_zoo(self.zoo)
         if self.json:
-            _show_json([{"path": str(e.path), **e.card.listed(), "name": e.name} for e in entries])
+            _show_json(
+                [{"path": remote.shown(e.path), **e.card.listed(), "name": e.name} for e in entries]
+            )
         elif not entries:
             print("no entries; add one with jxfer zoo import")
         else:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jxfer import text
+from jxfer.data import remote
 from jxfer.data.transforms import Preprocessing
 from jxfer.errors import UserError
 from jxfer.zoo import store, weights
@@ -69,7 +70,7 @@ class Import:
     """Anything a user of the weights should know."""
     preprocessing: PreprocessingOverrides = PreprocessingOverrides()
     zoo: str | None = None
-    """Folder to write to; else $JXFER_ZOO, else ~/.local/share/jxfer/zoo."""
+    """Folder or gs:// address to write to; else $JXFER_ZOO, else ~/.local/share/jxfer/zoo."""
     overwrite: bool = False
     """Replace an entry of that name."""
     json: bool = False
@@ -109,7 +110,7 @@ class Import:
         card = store.save(folder, card, found.variables, overwrite=self.overwrite)
         if self.json:
             report = dataclasses.asdict(found.report)
-            shown = {"path": str(folder), "card": card.listed(), "report": report}
+            shown = {"path": remote.shown(folder), "card": card.listed(), "report": report}
             print(text.to_json(shown))
         else:
             print(_imported(card, folder, found.report))
@@ -141,7 +142,10 @@ def _read_class_names(given: str) -> tuple[str, ...]:
 
 
 def _imported(card: Card, folder: Path, report: Report) -> str:
-    lines = [f"{card.name}: {card.arch}, {card.parameters:,} parameters -> {folder}", str(report)]
+    lines = [
+        f"{card.name}: {card.arch}, {card.parameters:,} parameters -> {remote.shown(folder)}",
+        str(report),
+    ]
     if report.dropped:
         lines.append("dropped: " + ", ".join(report.dropped))
     if card.batchnorm == "folded":

@@ -9,7 +9,7 @@ import tyro
 
 from jxfer import text
 from jxfer.advise.source import source_statistics
-from jxfer.data import sources
+from jxfer.data import copies, sources
 from jxfer.data.sources import DataConfig
 from jxfer.errors import UserError
 from jxfer.train.writers import ProgressBar
@@ -55,7 +55,8 @@ class Statistics:
     def run(self) -> None:
         folder = store.resolve(self.entry, self.zoo)
         card, variables = store.load(folder)
-        if not os.access(folder, os.W_OK):  # before the pass, not after it
+        # Before the pass, not after it.
+        if copies.is_copy(folder) or not os.access(folder, os.W_OK):
             raise UserError(f"{folder} is read-only; copy the entry into a zoo of your own")
         config = DataConfig(**dataclasses.asdict(self.data))
         source = sources.open_for_evaluation(config, self.split)

@@ -1,6 +1,6 @@
 """TFDS datasets on disk: finds a prepared one, or prepares it where TensorFlow is installed.
 
-After `embedded`, before `sources`. Reading needs no TensorFlow. Preparing a stock TFDS dataset
+After `copies`, before `sources`. Reading needs no TensorFlow. Preparing a stock TFDS dataset
 does, so TensorFlow is an optional extra that is only asked for here.
 """
 
@@ -11,6 +11,7 @@ import re
 import sys
 from typing import Any
 
+from jxfer.data import copies, remote
 from jxfer.errors import UserError
 
 _SPEC = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.\-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
@@ -36,11 +37,31 @@ def open_prepared(spec: str, data_dir: str | None) -> Any:
     name, config, version = match["name"], match["config"], match["version"]
     if data_dir is None:
         data_dir = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    if address := remote.address(data_dir):
+        return tfds.builder_from_directory(_copied(address, name, config, version))
     root = tfds.core.Path(data_dir).expanduser()
     folder = _find(root, name, config, version)
     if folder is None:
         return _prepare(root, name, config, version)
     return tfds.builder_from_directory(folder)
+
+
+def _copied(address: str, name: str, config: str | None, version: str | None) -> Any:
+    """A copy of a version folder in a bucket: array_record finds no record in a `gs://` file.
+
+    Raises:
+      UserError: it is not there, cannot be read, or several configs are.
+    """
+    cards = [n for n in remote.listing(f"{address}/{name}") if n.endswith("/dataset_info.json")]
+    if cards:
+        root = copies.copy(f"{address}/{name}", lambda found: found in cards).parent
+        if folder := _find(root, name, config, version):
+            return copies.copy(f"{address}/{folder.relative_to(root).as_posix()}")
+    spec = name + (f"/{config}" if config else "") + (f":{version}" if version else "")
+    raise UserError(
+        f"data source tfds:{spec} is not prepared in {address}: prepare it in a folder of a "
+        "machine, and copy that folder to the bucket"
+    )
 
 
 def _find(root: Any, name: str, config: str | None, version: str | None) -> Any | None:

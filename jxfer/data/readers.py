@@ -1,6 +1,6 @@
 """Random-access sources of labelled images: a folder, a TFDS split, a subset of either.
 
-After `errors`, before `sources`. A source hands out encoded files; nothing is decoded here.
+After `folders`, before `sources`. A source hands out encoded files; nothing is decoded here.
 Sources are picklable and read-only; any number of threads may read one.
 """
 
@@ -9,12 +9,12 @@ import dataclasses
 import functools
 import hashlib
 import os
-import pathlib
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from jxfer.data.folders import BucketFolder, Folder, LocalFolder
 from jxfer.errors import UserError
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -103,31 +103,30 @@ class FolderSource(Source):
     hidden files and folders do not.
 
     Args:
-      root: the folder that names are relative to.
+      root: the folder that names are relative to, or its path on this machine.
       split: the folder inside `root` that holds the class folders; empty for `root` itself.
 
     Raises:
       UserError: fewer than two class folders, one of them without images, or unreadable.
     """
 
-    def __init__(self, root: str | os.PathLike[str], split: str = "") -> None:
-        self._root = pathlib.Path(root)
-        base = self._root / split
-        self.class_names = tuple(visible_folders(base))
+    def __init__(self, root: str | os.PathLike[str] | Folder, split: str = "") -> None:
+        images = root if isinstance(root, LocalFolder | BucketFolder) else LocalFolder(root)
+        self._folder = images
+        base = f"{images}/{split}".rstrip("/")
+        self.class_names = tuple(images.folders(split))
         if len(self.class_names) < 2:
             found = f"only the class folder {self.class_names[0]}" if self.class_names else "none"
             raise UserError(
                 f"data folder {base} needs at least two class folders and holds {found}"
             )
         self._files: list[str] = []
-        self.left_out = [f"{split}/{name}".lstrip("/") for name in _visible_files(base)]
+        self.left_out = [f"{split}/{name}".lstrip("/") for name in images.files(split)]
         """names of files that are no image in a class folder"""
         counts = []
         for class_name in self.class_names:
             before = len(self._files)
-            class_folder = pathlib.PurePath(split, class_name).as_posix()
-            for path in _walk(base / class_name):
-                name = f"{class_folder}/{path}"
+            for name in images.walk(f"{split}/{class_name}".lstrip("/")):
                 is_image = name.lower().endswith(IMAGE_EXTENSIONS)
                 (self._files if is_image else self.left_out).append(name)
             counts.append(len(self._files) - before)
@@ -138,7 +137,7 @@ class FolderSource(Source):
             )
         if 0 in counts:
             empty = self.class_names[counts.index(0)]
-            raise UserError(f"class folder {base / empty} holds no image: add some, or remove it")
+            raise UserError(f"class folder {base}/{empty} holds no image: add some, or remove it")
         self._labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
 
     @property
@@ -153,14 +152,7 @@ class FolderSource(Source):
 
     def __getitem__(self, index: int) -> Example:
         name = self._files[index]
-        try:
-            image = (self._root / name).read_bytes()
-        except OSError as error:
-            raise UserError(
-                f"image {name} in {self._root} cannot be read: {error.strerror}; "
-                "repair it, remove it, or train with --data.on-bad-image skip"
-            ) from error
-        return Example(image, int(self._labels[index]), name)
+        return Example(self._folder.read(name), int(self._labels[index]), name)
 
 
 class TfdsSource(Source):
@@ -263,33 +255,3 @@ def images_sha256(source: Source) -> str:
         digest.update(f"{len(image)}\n".encode())
         digest.update(image)
     return digest.hexdigest()
-
-
-def visible_folders(base: pathlib.Path) -> list[str]:
-    """Names of the folders in `base` that are not hidden, sorted."""
-    return sorted(entry.name for entry in os.scandir(base) if entry.is_dir() and _visible(entry))
-
-
-def _visible_files(base: pathlib.Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(base) if entry.is_file() and _visible(entry))
-
-
-def _visible(entry: os.DirEntry[str]) -> bool:
-    return not entry.name.startswith(".")
-
-
-def _walk(folder: pathlib.Path) -> list[str]:
-    """Every visible file below `folder`, relative to it, sorted by folder and name.
-
-    Links are followed, as by ImageFolder. Strings: a million `Path`s take half a minute.
-    """
-
-    def fail(error: OSError) -> None:
-        raise UserError(f"data folder {error.filename} cannot be read: {error.strerror}") from error
-
-    found: list[tuple[str, ...]] = []
-    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        parts = pathlib.PurePath(parent).relative_to(folder).parts
-        found += [(*parts, name) for name in files if not name.startswith(".")]
-    return ["/".join(parts) for parts in sorted(found)]

@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-from jxfer.data import sampling, sources, transforms
+from jxfer.data import remote, sampling, sources, transforms
 from jxfer.data.readers import Source, Subset
 from jxfer.data.sources import DataConfig, Splits
 from jxfer.errors import UserError
@@ -75,6 +75,8 @@ def drop_unreadable(source: Source) -> tuple[Source, tuple[str, ...]]:
             try:
                 example = source[index]
                 transforms.decode(example.image, example.name)
+            except remote.StorageError:  # says nothing of the image
+                raise
             except UserError:
                 bad.append(index)
         return bad

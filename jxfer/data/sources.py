@@ -4,7 +4,8 @@ After `embedded`, `prepared`, `subsets` and `readers`, before `transforms`. The 
 
 - `digits`, `glyphs`, `rendered_digits`: those of `embedded.EMBEDDED`
 - `tfds:NAME[/CONFIG][:VERSION]`, in `data_dir`
-- `folder:PATH` with `train/ val/ test/` folders of class folders, or one folder of class folders
+- `folder:PATH` with `train/ val/ test/` folders of class folders, or one folder of class folders;
+  PATH is on this machine or `gs://BUCKET/...`, of which each image is read when it is needed
 """
 
 import dataclasses
@@ -16,14 +17,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jxfer.data import embedded, prepared, subsets
+from jxfer.data import embedded, prepared, remote, subsets
+from jxfer.data.folders import BucketFolder, Folder, LocalFolder
 from jxfer.data.readers import (
     Example,
     FolderSource,
     Source,
     Subset,
     TfdsSource,
-    visible_folders,
 )
 from jxfer.errors import UserError
 
@@ -55,7 +56,8 @@ class DataConfig:
     """
 
     source: str
-    """Data spec: digits, glyphs, rendered_digits, tfds:NAME[/CONFIG][:VERSION] or folder:PATH."""
+    """Data spec: digits, glyphs, rendered_digits, tfds:NAME[/CONFIG][:VERSION] or folder:PATH, a
+    folder or gs://."""
     data_dir: str | None = None
     """Where tfds: datasets are prepared, a folder or gs://; else TFDS_DATA_DIR."""
     split_seed: int = 0
@@ -178,7 +180,7 @@ def _stored_splits(config: DataConfig) -> dict[str, Callable[[], Source]]:
     if kind == "tfds" and rest:
         return _tfds_splits(prepared.open_prepared(rest, config.data_dir))
     if kind == "folder" and rest:
-        return _folder_splits(pathlib.Path(rest).expanduser())
+        return _folder_splits(_open_folder(rest))
     hint = (
         f"; for the folder of that name: folder:{config.source}"
         if config.source and pathlib.Path(config.source).is_dir()
@@ -197,37 +199,48 @@ def _tfds_splits(builder: Any) -> dict[str, Callable[[], Source]]:
     }
 
 
-def _folder_splits(root: pathlib.Path) -> dict[str, Callable[[], Source]]:
-    """One folder of class folders is its own, only split, `train`.
-
-    Raises:
-      UserError: no such folder, or its splits differ in their class folders.
-    """
+def _open_folder(place: str) -> Folder:
+    """Raises UserError if no such folder is there."""
+    if address := remote.address(place):
+        images = BucketFolder(address)
+        if not images.is_there:
+            raise UserError(f"data folder {address} does not exist: check the path after folder:")
+        return images
+    root = pathlib.Path(place).expanduser()
     if not root.exists():
         raise UserError(f"data folder {root} does not exist: check the path after folder:")
     if not root.is_dir():
         raise UserError(f"data folder {root} is a file: give the folder that holds class folders")
-    inside = visible_folders(root)
+    return LocalFolder(root)
+
+
+def _folder_splits(images: Folder) -> dict[str, Callable[[], Source]]:
+    """One folder of class folders is its own, only split, `train`.
+
+    Raises:
+      UserError: its splits differ in their class folders.
+    """
+    inside = images.folders()
     classes = {
         split: found
         for split in _FOLDER_SPLITS
-        if split in inside and (found := visible_folders(root / split))
+        if split in inside and (found := images.folders(split))
     }
     if not classes:
         if inside and set(inside) <= set(_FOLDER_SPLITS):
             raise UserError(
-                f"data folder {root} has {', '.join(inside)} without class folders in them: "
-                f"expected {root / inside[0] / 'CLASS' / 'IMAGE'}"
+                f"data folder {images} has {', '.join(inside)} without class folders in them: "
+                f"expected {images}/{inside[0]}/CLASS/IMAGE"
             )
-        return {"train": functools.partial(FolderSource, root)}
+        return {"train": functools.partial(FolderSource, images)}
     first, *others = classes
     for split in others:
         if differing := sorted(set(classes[first]) ^ set(classes[split])):
             raise UserError(
-                f"data folder {root}: the class folders of {first} and {split} differ: "
+                f"data folder {images}: the class folders of {first} and {split} differ: "
                 f"{', '.join(differing)} in one of them only; give both the same"
             )
-    return {split: functools.partial(FolderSource, root, split) for split in classes}
+    return {split: functools.partial(FolderSource, images, split) for split in classes}
 
 
 def _carve(train: Source, config: DataConfig, by_class: bool = True) -> tuple[Source, Source]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jxfer import trees
+from jxfer.data import remote
 from jxfer.errors import UserError
 from jxfer.json_fields import decode
 from jxfer.train import config as configs
@@ -28,6 +29,7 @@ def open_run(folder: pathlib.Path, config: TrainConfig) -> Iterator[None]:
     Raises:
       UserError: the folder belongs to another config, to something else, or to a live process.
     """
+    remote.refuse(folder, "run folder")  # see mirror.mirrored
     with _of_option(folder, "--run"):
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file; --run takes a folder")
@@ -116,6 +118,7 @@ def make_folder(folder: pathlib.Path, option: str) -> None:
     Raises:
       UserError: it is a file, cannot be made, or takes no files.
     """
+    remote.refuse(folder, option)
     with _of_option(folder, option):
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{option} {folder} is a file; name a folder")

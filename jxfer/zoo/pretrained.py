@@ -29,7 +29,8 @@ class ModelConfig:
     """Which network, and what it starts from."""
 
     weights: str | None = None
-    """A zoo entry, a run folder, timm/NAME, hf:OWNER/NAME, torchvision:NAME, or a weight file."""
+    """A zoo entry, a run folder, timm/NAME, hf:OWNER/NAME, torchvision:NAME, or a weight file; a
+    folder or file may be gs://."""
     arch: str | None = None
     """Architecture for random weights, for a plain weight file, or to re-use stages in; other
     weights know theirs."""

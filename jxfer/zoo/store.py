@@ -10,12 +10,14 @@ import difflib
 import hashlib
 import importlib.metadata
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jxfer import trees
+from jxfer.data import copies, remote
 from jxfer.errors import UserError
 from jxfer.models import registry
 from jxfer.models.registry import Model
@@ -45,7 +47,7 @@ def save(folder: str | Path, card: Card, variables: Tree, *, overwrite: bool = F
     """Writes an entry, complete or not at all. With several hosts, call it on process 0 only.
 
     Args:
-      folder: the entry's folder; its parents are made.
+      folder: the entry's folder, whose parents are made, or its `gs://` address.
       card: `parameters`, `jxfer_version` and the two digests are filled in here.
       variables: `{"params": ..., "batch_stats": ...}` of host or device arrays.
       overwrite: replace an entry that is there.
@@ -57,6 +59,8 @@ def save(folder: str | Path, card: Card, variables: Tree, *, overwrite: bool = F
       UserError: the folder exists and `overwrite` is off, or it is no zoo entry; a folder on the
         way to it cannot be made.
     """
+    if address := remote.address(folder):
+        return _save_remote(address, card, variables, overwrite)
     folder = Path(folder)
     variables = trees.unflatten({k: np.asarray(v) for k, v in trees.flatten(variables).items()})
     with whole.replacing(
@@ -71,6 +75,24 @@ def save(folder: str | Path, card: Card, variables: Tree, *, overwrite: bool = F
             files_sha256=_files_sha256(new / TENSORS),
         )
         (new / CARD).write_text(card.to_json(), encoding="utf-8")
+    return card
+
+
+def _save_remote(address: str, card: Card, variables: Tree, overwrite: bool) -> Card:
+    there = list(remote.listing(address))
+    if there and not overwrite:
+        raise UserError(f"{address} exists; choose another name or overwrite it")
+    if there and CARD not in there:
+        raise UserError(f"{address} is no zoo entry and is not overwritten")
+    with tempfile.TemporaryDirectory() as scratch:
+        entry = Path(scratch, "entry")
+        card = save(entry, card, variables)
+        names = [p.relative_to(entry).as_posix() for p in entry.rglob("*") if p.is_file()]
+        # A folder without a card is no entry: it goes first and comes last.
+        remote.delete(address, [CARD])
+        remote.delete(address, there)
+        remote.send(entry, [name for name in names if name != CARD], address)
+        remote.send(entry, [CARD], address)
     return card
 
 
@@ -121,19 +143,26 @@ def verify(folder: str | Path) -> Card:
 
 
 def read_card(folder: str | Path) -> Card:
-    """Reads the card alone.
+    """Reads the card alone, of an address too.
 
     Raises:
       UserError: there is none, or it is invalid.
     """
+    address = remote.address(folder)
     path = Path(folder) / CARD
-    if not path.is_file():
-        raise UserError(f"{path}: missing; {folder} is no zoo entry")
+    where = f"{address}/{CARD}" if address else str(path)
+    content = None
+    if address:
+        content = remote.read(where)
+    elif path.is_file():
+        content = path.read_bytes()
+    if content is None:
+        raise UserError(f"{where}: missing; {remote.shown(folder)} is no zoo entry")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not valid UTF-8: {error.reason}") from None
-    return Card.from_json(text, str(path))
+        raise UserError(f"{where}: not valid UTF-8: {error.reason}") from None
+    return Card.from_json(text, where)
 
 
 def write_card(folder: str | Path, card: Card) -> None:
@@ -159,39 +188,42 @@ def write_place(zoo: str | None = None) -> Path:
 def search_path(zoo: str | None = None) -> list[Path]:
     """Zoos in the order of search: `zoo`, $JXFER_ZOO, the user's own, the one that ships.
 
-    Folders that do not exist are left out.
+    Folders that do not exist are left out; the first two may be `gs://` addresses.
 
     Raises:
       UserError: `zoo` is given and is no folder.
     """
-    if zoo and not Path(zoo).is_dir():
+    if zoo and not remote.address(zoo) and not Path(zoo).is_dir():
         raise UserError(f"--zoo {zoo}: no such folder")
     named = [Path(place) for place in (zoo, os.environ.get("JXFER_ZOO")) if place]
     places = [*named, _user_zoo(), _shipped_zoo()]
-    return [place for place in dict.fromkeys(places) if place.is_dir()]
+    return [place for place in dict.fromkeys(places) if remote.address(place) or place.is_dir()]
 
 
 def resolve(name_or_path: str | Path, zoo: str | None = None) -> Path:
     """Finds an entry's folder.
 
     Args:
-      name_or_path: an entry's folder, a run's folder (its `model/` is taken) or, where no such
-        path exists, the name of an entry in `search_path(zoo)`.
+      name_or_path: an entry's folder, a run's folder (its `model/` is taken), the `gs://` address
+        of either, or, where no such path exists, the name of an entry in `search_path(zoo)`.
+
+    Returns:
+      A folder of this machine; of an address, a copy.
 
     Raises:
       UserError: the path holds no entry, or no zoo knows the name; the message offers near names.
     """
-    path = Path(name_or_path)
+    path = copies.local(name_or_path)
     if path.exists():
         for folder in (path, path / "model"):
             if (folder / CARD).is_file():
                 return folder
-        raise UserError(f"{path}: holds neither {CARD} nor model/{CARD}")
+        raise UserError(f"{remote.shown(name_or_path)}: holds neither {CARD} nor model/{CARD}")
     found = _entry_folders(zoo)
     if str(name_or_path) in found:
-        return found[str(name_or_path)]
+        return copies.local(found[str(name_or_path)])
     near = difflib.get_close_matches(str(name_or_path), found, n=3) or sorted(found)[:10]
-    searched = ", ".join(map(str, search_path(zoo))) or "no folder"
+    searched = ", ".join(map(remote.shown, search_path(zoo))) or "no folder"
     hint = f"did you mean {', '.join(near)}?" if near else "they hold no entries"
     raise UserError(f"no path or zoo entry {str(name_or_path)!r} (searched {searched}); {hint}")
 
@@ -208,7 +240,12 @@ def list_zoo(zoo: str | None = None) -> list[Entry]:
 def _entry_folders(zoo: str | None) -> dict[str, Path]:
     folders: dict[str, Path] = {}
     for place in search_path(zoo):
-        for card in sorted(place.glob(f"[!.]*/{CARD}")):  # a dot: an unfinished save
+        if address := remote.address(place):
+            cards = [place / name for name in remote.listing(address) if name.count("/") == 1]
+            cards = [path for path in cards if path.name == CARD and path.parent.name[0] != "."]
+        else:
+            cards = sorted(place.glob(f"[!.]*/{CARD}"))  # a dot: an unfinished save
+        for card in cards:
             folders.setdefault(card.parent.name, card.parent)
     return folders
 

@@ -2,7 +2,8 @@
 
 After `store`, `hub` and `torchvision`. In order:
 
-- a path that exists: an entry's folder, a run's folder, a weight file, a folder of .npy files
+- a path that exists: an entry's folder, a run's folder, a weight file, a folder of .npy files; or
+  the `gs://` address of one, of which a copy is taken
 - `hf:OWNER/NAME` or `timm/NAME`: the Hugging Face Hub
 - `torchvision:NAME`: torchvision's files
 - the name of an entry in the searched zoos
@@ -10,9 +11,9 @@ After `store`, `hub` and `torchvision`. In order:
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 from jxfer import trees
+from jxfer.data import copies, remote
 from jxfer.errors import UserError
 from jxfer.models import registry
 from jxfer.models.registry import Model
@@ -32,7 +33,7 @@ class Weights:
     variables: Tree
     """`{"params": ..., "batch_stats": ...}`, host arrays"""
     where: str
-    """an entry's folder, or the name that was given"""
+    """an entry's folder, or the name or address that was given"""
     report: Report
     """what became of a file's tensors; all of an entry's are loaded"""
     head_classes: int | None = None
@@ -68,7 +69,8 @@ def load(name: str, *, arch: str | None = None, zoo: str | None = None) -> Weigh
     card, variables = store.load(folder)
     classes = len(card.class_names) or None
     report = Report(loaded=tuple(trees.flatten(variables)), reinitialised=(), dropped=())
-    return Weights(card, variables, str(folder), report, classes)
+    where = remote.address(name) or str(folder)
+    return Weights(card, variables, where, report, classes)
 
 
 def find(name: str, arch: str | None = None) -> Published | None:
@@ -77,7 +79,7 @@ def find(name: str, arch: str | None = None) -> Published | None:
     Raises:
       UserError: as `load`, but for what is wrong with an entry.
     """
-    path = Path(name)
+    path = copies.local(name)
     if any((folder / store.CARD).is_file() for folder in (path, path / "model")):
         return None
     if path.is_dir() and not readers.is_weights(path):

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from jxfer.data import remote
 from jxfer.errors import UserError
 
 
@@ -36,6 +37,7 @@ def replacing(
       UserError: the target exists and `overwrite` is off, or it is of another kind; its parents
         cannot be made.
     """
+    remote.refuse(target, f"a new {kind}")
     target = target.resolve()  # of a link, what it points to is replaced
     if not target.name:
         raise UserError(f"{target} cannot be replaced; name a file or folder in it")

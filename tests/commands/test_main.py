@@ -112,6 +112,41 @@ def test_evaluate_agrees_with_the_summary(run, capsys):
     assert low <= figures["accuracy"] <= high
 
 
+@pytest.mark.slow
+def test_a_run_and_images_in_a_bucket_are_those_of_a_disk(run, images, bucket, capsys, tmp_path):
+    capsys.readouterr()
+    found = []
+    for model, data in (
+        (str(run), images),
+        (bucket.upload(run, "runs/run"), bucket.upload(images, "images")),
+    ):
+        assert main(["evaluate", model, "--data.source", f"folder:{data}", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[1].pop("model") == "gs://some-bucket/runs/run"
+    assert found[1].pop("data") == "folder:gs://some-bucket/images"
+    assert found[1].items() <= found[0].items()
+
+    run_again = train_command("gs://some-bucket/runs/run", images)
+    line = fails(capsys, *run_again)  # it is no mirror, but somebody's files
+    assert "holds other objects" in line
+    assert main([*train_command("gs://some-bucket/runs/new", images), "--json"]) == 0
+    local = json.loads((run / "summary.json").read_text())
+    there = json.loads(capsys.readouterr().out)
+    assert {**there, "commit": None} == {**local, "commit": None}
+    assert "runs/new/model/card.json" in bucket.names()
+
+
+def test_what_a_bucket_cannot_do_is_one_line(images, bucket, capsys, tmp_path):
+    assert "--out" in fails(capsys, "report", "gs://some-bucket/runs/run")
+    bucket.status = 404
+    line = fails(capsys, *train_command("gs://some-bucket/runs/run", images))
+    assert "there is no bucket some-bucket" in line
+    options = train_command(tmp_path / "run", "gs://some-bucket/images")
+    assert "there is no bucket some-bucket" in fails(capsys, *options)
+    line = fails(capsys, "lr-find", *options[3:], "--out", "gs://some-bucket/sweep")
+    assert "--out gs://some-bucket/sweep: it takes a folder of this machine" in line
+
+
 def test_predict_agrees_with_evaluate(run, images, capsys):
     assert main(["evaluate", str(run), "--json"]) == 0
     correct = json.loads(capsys.readouterr().out)["correct"]

@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from jxfer.data import embedded, prepared
+from jxfer.data.readers import TfdsSource
 from jxfer.errors import UserError
 
 
@@ -88,3 +89,16 @@ def test_a_failed_preparation_is_one_line(tmp_path, monkeypatch):
         UserError, match=r"tfds:mnist could not be prepared .* OSError: no route to"
     ):
         prepared.open_prepared("mnist", str(tmp_path))
+
+
+def test_a_bucket_holds_the_same_records(prepared_digits, bucket, one_line):
+    where = bucket.upload(prepared_digits, "sets")
+    for spec in ("plain", "many/blue:1.0.0", "single"):
+        found, wanted = (
+            TfdsSource(prepared.open_prepared(spec, place), "test")
+            for place in (where, str(prepared_digits))
+        )
+        assert len(found) == len(wanted) == 500
+        assert [found[i] for i in (0, 17, 499)] == [wanted[i] for i in (0, 17, 499)]
+    with one_line("tfds:plain:9.0.0", "not prepared", where):
+        prepared.open_prepared("plain:9.0.0", where)

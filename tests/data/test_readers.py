@@ -5,7 +5,8 @@ import types
 import numpy as np
 import pytest
 
-from jxfer.data import embedded
+from jxfer.data import embedded, remote, screen
+from jxfer.data.folders import BucketFolder
 from jxfer.data.readers import FolderSource, Subset, TfdsSource
 from jxfer.errors import UserError
 
@@ -56,8 +57,9 @@ def test_unusable_folders_are_named(make_folder, tmp_path, counts, message):
 
 
 def test_a_file_that_vanished_is_named(make_folder):
-    source = FolderSource(make_folder({"a": 1, "b": 1}))
-    (source._root / "b" / "00.png").unlink()
+    root = make_folder({"a": 1, "b": 1})
+    source = FolderSource(root)
+    (root / "b" / "00.png").unlink()
     with pytest.raises(UserError, match=r"image b/00\.png in .* cannot be read: No such file"):
         source[1]
 
@@ -135,3 +137,24 @@ def test_hymenoptera_leaves_the_gif_out(hymenoptera):
     assert np.bincount(train.labels).tolist() == [123, 121]
     assert train.left_out == ["train/ants/imageNotFound.gif"]
     assert len(FolderSource(hymenoptera, "val")) == 153
+
+
+def test_a_folder_in_a_bucket_is_that_of_a_disk(make_folder, bucket):
+    root = make_folder({"train/b/deep": 2, "train/a": 3, "train/a-": 2, "train/.hidden": 1})
+    (root / "train" / "a" / "notes.txt").write_text("no image")
+    (root / "train" / "top.png").write_bytes(b"in no class")
+    where = bucket.upload(root, "images")
+    local = FolderSource(root, "train")
+    there = FolderSource(BucketFolder(where), "train")
+    assert there.class_names == local.class_names == ("a", "a-", "b")
+    assert there.left_out == local.left_out == ["train/top.png", "train/a/notes.txt"]
+    assert there.labels.tolist() == local.labels.tolist()
+    there = pickle.loads(pickle.dumps(there))
+    assert list(there) == list(local)
+
+
+def test_a_bucket_that_fails_is_no_bad_image(make_folder, bucket):
+    source = FolderSource(BucketFolder(bucket.upload(make_folder({"a": 1, "b": 1}), "images")))
+    bucket.status = 403
+    with pytest.raises(remote.StorageError, match="access is denied"):
+        screen.drop_unreadable(source)

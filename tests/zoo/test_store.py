@@ -264,3 +264,27 @@ def test_all_shipped_entries_are_whole():
             assert store.verify(card.parent).name == card.parent.name
         except UserError as error:
             pytest.fail(str(error))
+
+
+def test_an_entry_in_a_bucket_is_found_loaded_and_replaced(
+    bucket, no_zoos, card, variables, one_line
+):
+    zoo = "gs://some-bucket/zoo"
+    saved = store.save(f"{zoo}/small", card, variables)
+    assert bucket.writes[-1] == "zoo/small/card.json"
+    [listed] = store.list_zoo(zoo)
+    assert (listed.name, listed.card) == ("small", saved)
+    for name, where in ((f"{zoo}/small", None), ("small", zoo)):
+        loaded, restored = store.load(store.resolve(name, where))
+        assert loaded == saved
+        assert trees.sha256(restored) == trees.sha256(variables)
+
+    with one_line(f"{zoo}/small exists"):
+        store.save(f"{zoo}/small", card, variables)
+    again = dataclasses.replace(card, notes="second")
+    store.save(f"{zoo}/small", again, variables, overwrite=True)
+    assert store.verify(store.resolve("small", zoo)).notes == "second"
+    with one_line("no path or zoo entry 'smal'", zoo, "did you mean small"):
+        store.resolve("smal", zoo)
+    with one_line(f"{zoo}/other", "nothing of that name"):
+        store.resolve(f"{zoo}/other")
