@@ -4,6 +4,7 @@ Below `errors` in the flow. `dataclasses.asdict` is the way back.
 """
 
 import dataclasses
+import json
 import types
 import typing
 from typing import Any, TypeVar
@@ -13,6 +14,30 @@ from jxfer.errors import UserError
 T = TypeVar("T")
 ADDED = {"added": True}
 """Metadata of a field with a default that files of earlier versions do not have."""
+_DEEPEST = 50  # levels of a file
+
+
+def parse(text: str) -> Any:
+    """`json.loads` for files of others.
+
+    Raises:
+      ValueError: it is not JSON, or nested so deeply that no code of ours could follow.
+    """
+    too_deep = ValueError(f"nested more than {_DEEPEST} levels deep")
+
+    def check(value: Any, left: int) -> None:
+        if not left:
+            raise too_deep
+        for child in value.values() if isinstance(value, dict) else value:
+            if isinstance(child, dict | list):
+                check(child, left - 1)
+
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise too_deep from None
+    check([value], _DEEPEST + 1)
+    return value
 
 
 def decode(cls: type[T], value: Any, where: str) -> T:
@@ -52,7 +77,10 @@ def _decode(hint: Any, value: Any, where: str, field: str) -> Any:
         return _tuple(arguments, value, where, field)
     kind = origin or hint
     if kind is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise _wrong(where, field, "a number within float64", value) from None
     if type(value) is not kind:  # not isinstance: True is an int
         raise _wrong(where, field, _KINDS[kind], value)
     return value
@@ -101,5 +129,6 @@ def _tuple(arguments: tuple[Any, ...], value: Any, where: str, field: str) -> tu
 
 
 def _wrong(where: str, field: str, expected: str, value: Any) -> UserError:
-    shown = repr(value) if len(repr(value)) <= 40 else repr(value)[:37] + "..."
+    shown = repr(value)
+    shown = shown if len(shown) <= 40 else shown[:37] + "..."
     return UserError(f"{where}: {field} must be {expected}, not {shown}")

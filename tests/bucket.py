@@ -18,6 +18,10 @@ NAME = "some-bucket"
 URL = f"gs://{NAME}"
 
 
+class _Server(http.server.HTTPServer):
+    request_queue_size = 128  # all threads of a transfer may come at once
+
+
 class Bucket:
     """Holds objects in memory."""
 
@@ -28,9 +32,7 @@ class Bucket:
         """what every request is answered with; None: as it should be"""
         self.writes: list[str] = []
         """names of objects in the order in which they were written"""
-        self._server = http.server.HTTPServer(
-            ("127.0.0.1", 0), functools.partial(self._handler(), self._storage)
-        )
+        self._server = _Server(("127.0.0.1", 0), functools.partial(self._handler(), self._storage))
         self.host = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self.wipe()

@@ -4,7 +4,7 @@ from typing import Any, Literal
 import pytest
 
 from jxfer.errors import UserError
-from jxfer.json_fields import ADDED, decode
+from jxfer.json_fields import ADDED, decode, parse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,3 +85,24 @@ def test_a_field_that_came_later_may_be_absent_and_is_checked_where_it_is_there(
 def test_the_file_must_hold_an_object(one_line):
     with one_line("f.json: the file must be an object"):
         decode(Outer, [], "f.json")
+
+
+def test_nesting_has_an_end():
+    assert parse("[" * 50 + "]" * 50)
+    assert parse('{"a": 1}') == {"a": 1}
+    assert parse("3") == 3
+    for text in ("[" * 51 + "]" * 51, '{"a":' * 51 + "1" + "}" * 51, "[" * 10**6):
+        with pytest.raises(ValueError, match="nested more than 50 levels deep"):
+            parse(text)
+    with pytest.raises(ValueError, match="Expecting value"):
+        parse("x")
+
+
+def test_an_integer_beyond_float64_is_no_number(one_line):
+    @dataclasses.dataclass(frozen=True)
+    class Rate:
+        lr: float
+
+    assert decode(Rate, {"lr": 2}, "f.json") == Rate(2.0)
+    with one_line("f.json", "lr", "within float64"):
+        decode(Rate, {"lr": 10**400}, "f.json")

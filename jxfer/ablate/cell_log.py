@@ -12,6 +12,8 @@ import socket
 import sys
 from collections.abc import Iterator
 
+from jxfer import text
+
 
 @contextlib.contextmanager
 def logged(file: pathlib.Path, heading: str) -> Iterator[None]:
@@ -19,7 +21,7 @@ def logged(file: pathlib.Path, heading: str) -> Iterator[None]:
     log = logging.getLogger("jxfer")
     with file.open("a", buffering=1) as stream, contextlib.redirect_stderr(stream):
         handler = logging.StreamHandler(stream)
-        handler.setFormatter(logging.Formatter("jxfer: %(message)s"))
+        handler.setFormatter(text.OneLine("jxfer: %(message)s"))
         handlers, log.handlers = log.handlers, [handler]
         stderr = os.dup(2)
         os.dup2(stream.fileno(), 2)  # where XLA writes when it aborts
@@ -33,6 +35,6 @@ def logged(file: pathlib.Path, heading: str) -> Iterator[None]:
             os.close(stderr)
 
 
-def _say(text: str) -> None:
+def _say(what: str) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    print(f"{now} {socket.gethostname()} {os.getpid()}: {text}", file=sys.stderr)
+    print(f"{now} {socket.gethostname()} {os.getpid()}: {text.one_line(what)}", file=sys.stderr)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from jxfer.ablate.experiment import Cell, Choice
 from jxfer.errors import UserError
-from jxfer.json_fields import decode
+from jxfer.json_fields import decode, parse
 from jxfer.train import config as configs
 from jxfer.train.config import TrainConfig
 
@@ -105,7 +105,7 @@ def read(file: pathlib.Path) -> Record | None:
       UserError: it is damaged.
     """
     try:
-        value = json.loads(file.read_text())
+        value = parse(file.read_text())
     except FileNotFoundError:
         return None
     except ValueError:

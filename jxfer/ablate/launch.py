@@ -12,6 +12,7 @@ import pathlib
 import sys
 from typing import Any, Literal
 
+from jxfer import text
 from jxfer.ablate import worker
 from jxfer.errors import UserError
 from jxfer.train.preemption import TRY_AGAIN
@@ -185,7 +186,7 @@ def _in_a_process(*arguments: Any) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except UserError as error:
-        print(f"jxfer: error: {error}", file=sys.stderr)
+        print(text.one_line(f"jxfer: error: {error}"), file=sys.stderr)
         sys.exit(2)
 
 

@@ -11,6 +11,7 @@ import pathlib
 import sys
 import time
 
+from jxfer import text
 from jxfer.ablate import experiment
 from jxfer.ablate.cells import Job, Record, error_of, unique
 from jxfer.ablate.claims import ACCURACY
@@ -76,4 +77,4 @@ def _tell(job: Job, record: Record, number: int, known: int) -> None:
     place = " | ".join(filter(None, (job.setting, job.arm, choice)))
     role = "" if job.role == "table" else f" ({job.role})"
     line = f"{number}/{known} {place} | seed {job.seed}{role}: {outcome}"
-    print(line, file=sys.stderr, flush=True)
+    print(text.one_line(line), file=sys.stderr, flush=True)

@@ -79,7 +79,8 @@ def main(args: list[str]) -> int:
         left = [cell for cell in found["cells"] if cell["error"] or cell["status"] != "finished"]
         for cell in left:
             place = f"{cell['setting']} | {cell['arm']} | seed {cell['seed']}"
-            print(f"failed: {place}: {cell['error'] or cell['status']}", file=sys.stderr)
+            failed = f"failed: {place}: {cell['error'] or cell['status']}"
+            print(text.one_line(failed), file=sys.stderr)
         print(f"report: {page}/index.html", file=sys.stderr)
         # A choice that diverged is no gap where the search took another one.
         gaps = any(cell["role"] != "tuning" for cell in left)

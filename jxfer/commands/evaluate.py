@@ -89,10 +89,11 @@ def main(args: list[str]) -> int:
                 f"{result.loss:.4f}",
             ),
         ]
-        print(f"{found.card.name} on {spec}")
+        print(text.one_line(f"{found.card.name} on {spec}"))
         print(text.table(rows))
         if skipped:
-            print(f"{len(skipped)} unreadable images left out: {', '.join(skipped[:5])}")
+            left_out = f"{len(skipped)} unreadable images left out: {', '.join(skipped[:5])}"
+            print(text.one_line(left_out))
         return 0
 
     return tyro.cli(

@@ -93,14 +93,15 @@ def main(args: list[str]) -> int:
             figures = {"folder": str(out), "outputs": written, "skipped_images": list(skipped)}
             print(text.to_json({"model": found.where, "data": config.source, **figures}))
             return 0
-        print(f"{card.name} on {config.source}: {rows:,} images, in {out}")
+        print(text.one_line(f"{card.name} on {config.source}: {rows:,} images, in {out}"))
         table = [("file", "shape")]
         table += [
             (f"{name}.npy", " x ".join(map(str, (rows, *shape)))) for name, shape in shapes.items()
         ]
         print(text.table(table))
         if skipped:
-            print(f"{len(skipped)} unreadable images left out: {', '.join(skipped[:5])}")
+            left_out = f"{len(skipped)} unreadable images left out: {', '.join(skipped[:5])}"
+            print(text.one_line(left_out))
         return 0
 
     return tyro.cli(

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from jxfer import text
 from jxfer.errors import UserError
 
 COMMANDS = {
@@ -46,7 +47,7 @@ def main(args: list[str] | None = None) -> int:
 def guard(program: Callable[[], int | None]) -> int:
     """Runs a program with log lines on stderr; `UserError` is one line and exit code 2."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("jxfer: %(message)s"))
+    handler.setFormatter(text.OneLine("jxfer: %(message)s"))
     log = logging.getLogger("jxfer")
     log.handlers = [handler]
     log.propagate = False
@@ -56,7 +57,7 @@ def guard(program: Callable[[], int | None]) -> int:
         sys.stdout.flush()  # here, where a closed pipe is still ours to answer
         return code
     except UserError as error:
-        print(f"jxfer: error: {error}", file=sys.stderr)
+        print(text.one_line(f"jxfer: error: {error}"), file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -68,7 +69,7 @@ def guard(program: Callable[[], int | None]) -> int:
 
 def _usage() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
     return "\n".join(
         [
             "usage: jxfer COMMAND [OPTIONS]",

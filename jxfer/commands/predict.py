@@ -9,6 +9,7 @@ import tyro
 from jxfer import text
 from jxfer.commands import evaluate, predict_dense
 from jxfer.data import copies
+from jxfer.data.folders import read_regular
 from jxfer.data.readers import IMAGE_EXTENSIONS
 from jxfer.data.sources import Example, Source
 from jxfer.errors import UserError
@@ -35,7 +36,7 @@ class FileSource(Source):
     def __getitem__(self, index: int) -> Example:
         path = self._files[index]
         try:
-            return Example(path.read_bytes(), 0, str(path))
+            return Example(read_regular(path), 0, str(path))
         except OSError as error:
             raise UserError(f"image {path} cannot be read: {error.strerror}") from error
 

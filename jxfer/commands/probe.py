@@ -94,7 +94,7 @@ def main(args: list[str]) -> int:
             print(text.to_json(figures))
             return 0
         counts = ", ".join(f"{count:,} {name}" for name, count in examples.items())
-        print(f"{read.name} on {read.data}: {counts} images")
+        print(text.one_line(f"{read.name} on {read.data}: {counts} images"))
         print(text.table(_rows(figures["stages"], probe)))
         return 0
 

@@ -12,7 +12,7 @@ from jxfer import text
 from jxfer.data import remote
 from jxfer.data.sources import DataConfig
 from jxfer.errors import UserError
-from jxfer.json_fields import decode
+from jxfer.json_fields import decode, parse
 from jxfer.train import loop, mirror
 from jxfer.train.config import TrainConfig
 from jxfer.train.hosts import HostsConfig, from_first, is_first, joined
@@ -76,7 +76,7 @@ def read_advice(file: pathlib.Path) -> TrainConfig:
       UserError: the file cannot be read, or is no advice.
     """
     try:
-        value = jsons.loads(file.read_text())
+        value = parse(file.read_text())
     except OSError as error:
         raise UserError(f"--from-advice {file}: {error.strerror}") from None
     except ValueError as error:

@@ -150,4 +150,4 @@ def _imported(card: Card, folder: Path, report: Report) -> str:
         lines.append("dropped: " + ", ".join(report.dropped))
     if card.batchnorm == "folded":
         lines.append("BatchNorm came folded into the convolutions: keep it frozen when training")
-    return "\n".join(lines)
+    return "\n".join(map(text.one_line, lines))

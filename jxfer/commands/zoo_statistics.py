@@ -81,4 +81,4 @@ class Statistics:
         if self.json:
             print(text.to_json({"path": str(folder), "statistics": card.listed()["statistics"]}))
         else:
-            print(f"{folder}: {statistics}")
+            print(text.one_line(f"{folder}: {statistics}"))

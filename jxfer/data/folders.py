@@ -5,12 +5,17 @@ out of both.
 """
 
 import bisect
+import errno
 import os
 import pathlib
+import stat
 from collections.abc import Sequence
 
 from jxfer.data import remote
 from jxfer.errors import UserError
+
+LARGEST_FILE = 1 << 30
+"""Bytes of an image file: more than its largest image takes without compression, in 8 bits."""
 
 
 class LocalFolder:
@@ -36,7 +41,12 @@ class LocalFolder:
         """Names, relative to the root, of all visible files below `inside`, sorted by path.
 
         Links are followed, as by ImageFolder.
+
+        Raises:
+          UserError: a folder cannot be read, or links to one that it lies in: two such links would
+            be followed in 2**40 ways.
         """
+        top = self._root / inside
 
         def fail(error: OSError) -> None:
             raise UserError(
@@ -45,8 +55,12 @@ class LocalFolder:
 
         # Strings: a million `Path`s take half a minute.
         found: list[tuple[str, ...]] = []
-        for parent, folders, files in os.walk(self._root / inside, onerror=fail, followlinks=True):
+        for parent, folders, files in os.walk(top, onerror=fail, followlinks=True):
             folders[:] = [name for name in folders if not name.startswith(".")]
+            if os.path.islink(parent) and _is_circular(pathlib.Path(parent), top):
+                raise UserError(
+                    f"data folder {parent} is a link to a folder that it lies in: remove it"
+                )
             parts = pathlib.PurePath(parent).relative_to(self._root).parts
             found += [(*parts, name) for name in files if not name.startswith(".")]
         return ["/".join(parts) for parts in sorted(found)]
@@ -58,7 +72,7 @@ class LocalFolder:
           UserError: it cannot be read.
         """
         try:
-            return (self._root / name).read_bytes()
+            return read_regular(self._root / name)
         except OSError as error:
             raise UserError(
                 f"image {name} in {self} cannot be read: {error.strerror}; "
@@ -119,3 +133,24 @@ Folder = LocalFolder | BucketFolder
 
 def _visible(entry: os.DirEntry[str]) -> bool:
     return not entry.name.startswith(".")
+
+
+def read_regular(path: pathlib.Path) -> bytes:
+    """Bytes of a file.
+
+    Raises:
+      OSError: it cannot be read, is larger than `LARGEST_FILE`, or is a pipe or device: those may
+        never end.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    if found.st_size > LARGEST_FILE:
+        raise OSError(errno.EFBIG, f"it has more than {LARGEST_FILE:,} bytes")
+    return path.read_bytes()
+
+
+def _is_circular(link: pathlib.Path, top: pathlib.Path) -> bool:
+    """Whether a link below `top` leads to a folder on the way to it."""
+    way = [parent for parent in link.parents if parent == top or top in parent.parents]
+    return link.resolve() in {parent.resolve() for parent in way}

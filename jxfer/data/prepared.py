@@ -14,7 +14,9 @@ from typing import Any
 from jxfer.data import copies, remote
 from jxfer.errors import UserError
 
-_SPEC = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.\-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
+_SPEC = re.compile(
+    r"(?P<name>[a-zA-Z]\w*)(/(?P<config>[\w\-][\w.\-]*))?(:(?P<version>\d+\.\d+\.\d+))?", re.ASCII
+)
 
 
 def open_prepared(spec: str, data_dir: str | None) -> Any:

@@ -107,7 +107,8 @@ class FolderSource(Source):
       split: the folder inside `root` that holds the class folders; empty for `root` itself.
 
     Raises:
-      UserError: fewer than two class folders, one of them without images, or unreadable.
+      UserError: fewer than two class folders, one of them without images, unreadable, or with a
+        name that no card could hold.
     """
 
     def __init__(self, root: str | os.PathLike[str] | Folder, split: str = "") -> None:
@@ -120,6 +121,9 @@ class FolderSource(Source):
             raise UserError(
                 f"data folder {base} needs at least two class folders and holds {found}"
             )
+        for name in self.class_names:
+            if name != name.encode(errors="replace").decode():
+                raise UserError(f"class folder {base}/{name}: its name is no UTF-8; rename it")
         self._files: list[str] = []
         self.left_out = [f"{split}/{name}".lstrip("/") for name in images.files(split)]
         """names of files that are no image in a class folder"""

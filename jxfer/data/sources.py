@@ -11,6 +11,7 @@ After `embedded`, `prepared`, `subsets` and `readers`, before `transforms`. The 
 import dataclasses
 import functools
 import logging
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any, Literal
@@ -174,16 +175,22 @@ def open_for_evaluation(config: DataConfig, split: str | None = None) -> Source:
 
 def _stored_splits(config: DataConfig) -> dict[str, Callable[[], Source]]:
     """`{split: opens it}` for the splits on disk; a TFDS `validation` goes by `val`."""
+    if "\0" in config.source + (config.data_dir or ""):  # as only a file of options can hold
+        raise UserError("--data.source and --data.data-dir are names, without a null byte")
     kind, _, rest = config.source.partition(":")
     if config.source in embedded.EMBEDDED:
         return _tfds_splits(embedded.open_embedded(config.source))
-    if kind == "tfds" and rest:
-        return _tfds_splits(prepared.open_prepared(rest, config.data_dir))
-    if kind == "folder" and rest:
-        return _folder_splits(_open_folder(rest))
+    try:
+        if kind == "tfds" and rest:
+            return _tfds_splits(prepared.open_prepared(rest, config.data_dir))
+        if kind == "folder" and rest:
+            return _folder_splits(_open_folder(rest))
+    except OSError as error:  # a name too long, or no right to read
+        why = error.strerror or error
+        raise UserError(f"data source {config.source} cannot be read: {why}") from error
     hint = (
         f"; for the folder of that name: folder:{config.source}"
-        if config.source and pathlib.Path(config.source).is_dir()
+        if os.path.isdir(config.source)
         else ""
     )
     raise UserError(
@@ -206,7 +213,7 @@ def _open_folder(place: str) -> Folder:
         if not images.is_there:
             raise UserError(f"data folder {address} does not exist: check the path after folder:")
         return images
-    root = pathlib.Path(place).expanduser()
+    root = pathlib.Path(os.path.expanduser(place))
     if not root.exists():
         raise UserError(f"data folder {root} does not exist: check the path after folder:")
     if not root.is_dir():

@@ -7,6 +7,7 @@ card: weights are only as good as the pixels that they are fed.
 """
 
 import dataclasses
+import io
 from typing import Literal
 
 import cv2
@@ -17,6 +18,8 @@ from PIL import Image
 from jxfer.data.randaugment import LARGEST_MAGNITUDE
 from jxfer.errors import UserError
 
+LARGEST_PIXELS = 2 * 89_478_485
+"""Of an image that is decoded: 0.5 GB as RGB, where Pillow refuses by itself."""
 # No rotation by EXIF: the published ImageNet accuracies were measured on the stored orientation.
 _DECODE_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # The flags for colour would ask for BGR, against those above; these are the factor alone.
@@ -26,6 +29,9 @@ _REDUCED = {
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow's names
+_LARGEST_SIDE = 100_000  # that a model's pixels are cut from
+_LONGEST = 64  # sides of a strip that an evaluation view is cut from
 _LARGEST_ALPHA = 1000  # of mixing; there every weight is 1/2 to two digits
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -52,8 +58,10 @@ class Preprocessing:
     """Order in which the model takes the channels."""
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise UserError(f"preprocessing: size must be at least 1 pixel, not {self.size}")
+        if not 1 <= self.size <= _LARGEST_SIDE:
+            raise UserError(
+                f"preprocessing: size must be 1 to {_LARGEST_SIDE:,} pixels, not {self.size}"
+            )
         if not 0 < self.crop <= 1:
             raise UserError(f"preprocessing: crop must be above 0 and at most 1, not {self.crop}")
         if self.interpolation not in _RESAMPLING:
@@ -65,7 +73,7 @@ class Preprocessing:
             raise UserError(
                 f"preprocessing: channel_order must be RGB or BGR, not {self.channel_order!r}"
             )
-        if self.size / self.crop > 100_000:
+        if self.size / self.crop > _LARGEST_SIDE:
             raise UserError(
                 f"preprocessing: crop {self.crop} of {self.size} px asks for huge images"
             )
@@ -165,11 +173,12 @@ class AugmentConfig:
 def decode(data: bytes, name: str, reduction: int = 1) -> np.ndarray:
     """Decodes an image file.
 
-    Grey and palette images come out as RGB, 16-bit ones rounded down to 8 bits, transparency is
-    dropped and EXIF rotation ignored.
+    Grey and palette images come out as RGB, 16-bit ones scaled to 8 bits, transparency is dropped,
+    of an animation the first frame is taken, and EXIF rotation ignored. `docs/reliability.md` has
+    the table.
 
     Args:
-      data: the encoded file, in any format that OpenCV reads.
+      data: the encoded file: JPEG, PNG, PNM, BMP, TIFF, WebP or GIF, whatever its name says.
       name: the record's id, for the error.
       reduction: 1, 2, 4 or 8, above 1 for JPEG alone: the decoder leaves out the high frequencies
         of each block, which takes less time. Only random crops ask for it: on the ants and bees it
@@ -179,18 +188,50 @@ def decode(data: bytes, name: str, reduction: int = 1) -> np.ndarray:
       uint8 `[ceil(H / reduction), ceil(W / reduction), 3]`, RGB.
 
     Raises:
-      UserError: the data is empty, truncated or not an image.
+      UserError: the data is empty, truncated or not an image, or its header asks for more than
+        `LARGEST_PIXELS`; then nothing is decoded.
     """
+    _check_header(data, name)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE_FLAGS | _REDUCED[reduction])
-    except cv2.error:  # empty, or a header that asks for more pixels than OpenCV allows
+    except cv2.error:  # its header contradicts what follows
         image = None
     if image is None:
-        what = "is truncated or not an image" if data else "is empty"
-        raise UserError(
-            f"image {name} {what}: repair it, remove it, or train with --data.on-bad-image skip"
-        )
+        raise _unreadable(name, "is truncated or not an image")
     return image
+
+
+def _check_header(data: bytes, name: str) -> None:
+    """Reads the size before anything is decoded: 100 kB of PNG can ask for 3 GB."""
+    if not data:
+        raise _unreadable(name, "is empty")
+    try:
+        Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Image.DecompressionBombError:
+        raise _unreadable(name, f"has more than {LARGEST_PIXELS:,} pixels by its header") from None
+    except Exception as error:  # Pillow raises many kinds for the ways a header can be bad
+        raise _unreadable(name, "is truncated or not an image") from error
+    if data.startswith(b"\x89PNG") and not _chunks_fit(data):
+        raise _unreadable(name, "is truncated or not an image")
+
+
+def _chunks_fit(png: bytes) -> bool:
+    """Whether each chunk of a PNG ends within it: OpenCV allocates what a chunk says it holds."""
+    place = 8
+    while place + 12 <= len(png):
+        end = place + 12 + int.from_bytes(png[place : place + 4], "big")
+        if end > len(png):
+            return False
+        if png[place + 4 : place + 8] == b"IEND":
+            return end == place + 12  # with content OpenCV reads on
+        place = end
+    return False
+
+
+def _unreadable(name: str, what: str) -> UserError:
+    return UserError(
+        f"image {name} {what}: repair it, remove it, or train with --data.on-bad-image skip"
+    )
 
 
 def evaluation_view(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
@@ -200,12 +241,18 @@ def evaluation_view(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarr
     the filter is Pillow's. OpenCV's closest, INTER_AREA, is 0.8 grey levels off on average, and
     its bilinear 1.7, because it does not antialias.
 
+    Of a strip that is more than 64 times as long as wide, only the middle is resized: whole, one of
+    60,000 x 1 pixels would take 12 GB at 224 px.
+
     Args:
       image: uint8 `[H, W, 3]`.
 
     Returns:
       uint8 `[size, size, 3]`; the very pixels of `image` where the sizes agree.
     """
+    longest = _LONGEST * min(image.shape[:2])
+    top, left = (max(0, (side - longest) // 2) for side in image.shape[:2])
+    image = image[top : top + longest, left : left + longest]
     image = resize_short_side(image, round(preprocessing.size / preprocessing.crop), preprocessing)
     top, left = (round((side - preprocessing.size) / 2) for side in image.shape[:2])
     return image[top : top + preprocessing.size, left : left + preprocessing.size]

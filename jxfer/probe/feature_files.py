@@ -27,7 +27,7 @@ import numpy as np
 
 from jxfer.data.readers import Source, images_sha256
 from jxfer.errors import UserError
-from jxfer.json_fields import decode
+from jxfer.json_fields import decode, parse
 from jxfer.probe.features import Form
 from jxfer.train.feature_store import file_crc32
 from jxfer.zoo.card import Card
@@ -120,7 +120,7 @@ def load(folder: pathlib.Path) -> Features:
         raise UserError(f"{folder} holds no features: no {MANIFEST}; jxfer features writes some")
     path = folder / MANIFEST
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _damaged(path) from error
     manifest = decode(Manifest, values, str(path))
@@ -191,7 +191,8 @@ def _check_complete(manifest: Manifest, path: pathlib.Path) -> None:
         files = {f"{name}.npy" for name in (*_ABOUT_EXAMPLES, *key["outputs"])}
     except (KeyError, TypeError) as error:
         raise _damaged(path) from error
-    if files != set(manifest.crc32):
+    inside = all(pathlib.PurePath(name).name == name for name in files)
+    if not inside or files != set(manifest.crc32):
         raise _damaged(path)
 
 

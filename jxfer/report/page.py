@@ -26,6 +26,9 @@ __all__ = ["Chart", "Code", "Gallery", "Image", "Line", "Link", "Number", "Table
 
 _CONTROLS = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"}
 _CONTROLS[0x7F] = "\u2421"
+# Those without a picture: the other controls, and what turns the direction of writing.
+for _code in (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)):
+    _CONTROLS[_code] = f"\\u{_code:04x}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +125,7 @@ Section = Table | Chart | Gallery | Image | Text
 def write(file: pathlib.Path, title: str, sections: Sequence[Section]) -> None:
     """Writes the page.
 
-    Control characters are shown by their pictures, such as U+241B for an escape.
+    Control characters are shown by their pictures, such as U+241B for an escape, or by number.
 
     Args:
       file: such as `report/index.html`; its folder exists.

@@ -5,7 +5,6 @@ After `ablate.claims` in the flow.
 
 import dataclasses
 import functools
-import json
 import math
 import pathlib
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from jxfer import statistics
 from jxfer.ablate.claims import ACCURACY
 from jxfer.ablate.verdicts import Verdict
 from jxfer.errors import UserError
-from jxfer.json_fields import ADDED, decode
+from jxfer.json_fields import ADDED, decode, parse
 
 Choice = dict[str, Any]
 
@@ -198,7 +197,7 @@ def read(out: pathlib.Path) -> Results:
     """
     file = out / "results.json"
     try:
-        value = json.loads(file.read_text("utf-8"))
+        value = parse(file.read_text("utf-8"))
     except OSError as error:
         raise UserError(
             f"{file} cannot be read ({error.strerror}); jxfer ablate writes it"

@@ -4,7 +4,6 @@ After `diagnostics` in the flow.
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from jxfer.data import screen
 from jxfer.data.sources import Source
 from jxfer.errors import UserError
+from jxfer.json_fields import parse
 from jxfer.train import parallel, run_folder
 from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import Evaluator
@@ -120,7 +120,7 @@ def _read_text(path: pathlib.Path) -> str:
 
 def _parse(text: str, path: pathlib.Path) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = json.loads(text)
+        values: dict[str, Any] = parse(text)
     except ValueError as error:
         raise UserError(f"{path} is no valid JSON ({error}); the run is damaged") from error
     return values

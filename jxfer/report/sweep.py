@@ -3,7 +3,6 @@
 Last of the sweep's report in the flow: it puts tables and charts where they belong.
 """
 
-import json
 import pathlib
 import re
 import shlex
@@ -11,6 +10,7 @@ from collections.abc import Mapping
 
 from jxfer.ablate.claims import ACCURACY
 from jxfer.errors import UserError
+from jxfer.json_fields import parse
 from jxfer.report import figures, page, raw_tables, results, sweep_charts, sweep_tables, tables
 from jxfer.report.output import address, write_text
 from jxfer.report.page import Chart, Code, Link, Number, Table, Text
@@ -171,7 +171,7 @@ def _cells(found: Results, out: pathlib.Path, to: pathlib.Path) -> Table:
 
 def _command(config: pathlib.Path, key: str) -> str:
     try:
-        values = json.loads(config.read_text("utf-8"))
+        values = parse(config.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{config} cannot be read: {error}") from None
     return shlex.join(["jxfer", "train", "--run", f"runs/{key}", *configs.to_options(values)])

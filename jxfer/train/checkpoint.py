@@ -66,23 +66,36 @@ class Checkpoints:
         if self._manager is not None:
             self._manager.close()
 
-    def save(self, state: TrainState, progress: dict[str, Any]) -> None:
+    def last(self) -> str:
+        """What there is to go back to, for the message of a run that stops."""
+        if self._manager is None:
+            return "the first host tells the last good checkpoint"
+        self._manager.wait_until_finished()
+        step = self._manager.latest_step()
+        if step is None:
+            return "no checkpoint was saved before"
+        return f"the last good checkpoint is {self._folder / str(step)}"
+
+    def save(self, state: TrainState, progress: dict[str, Any], place: str = "") -> None:
         """Starts to save; the device and the loop go on. All hosts must call it.
 
         Args:
           state: on the host.
           progress: JSON values; `progress["best"]["step"]` names a step that must be kept, and so
             does `progress["oracle"]["step"]` where there is one.
+          place: the step, phase and rates, for the message.
 
         Raises:
-          UserError: a parameter is not finite.
+          UserError: a leaf is not finite: a parameter, a statistic, or the optimizer's state, which
+            a gradient reaches first.
         """
         tree = _to_tree(state)
-        for path, leaf in trees.flatten(state.params).items():
+        for path, leaf in trees.flatten(tree).items():
             if not np.isfinite(leaf).all():
                 raise UserError(
-                    f"{path} is no longer finite at step {int(state.step)}; lower --optimizer.lr "
-                    "or set --optimizer.clip-norm, in a new run folder"
+                    f"{path} is no longer finite at {place or f'step {int(state.step)}'}; "
+                    f"{self.last()}; lower --optimizer.lr or set --optimizer.clip-norm, in a new "
+                    "run folder"
                 )
         if self._manager is None:
             return

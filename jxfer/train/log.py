@@ -1,7 +1,7 @@
 """Training metrics between the device and the writers, read one step late."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ class TrainingLog:
       plan: of the phase; its name and learning rates stand on each line.
       start: steps before the phase.
       open_sums: what `open_sums` returned when the checkpoint was saved.
+      last_checkpoint: says what there is to go back to.
     """
 
     def __init__(
@@ -35,12 +36,14 @@ class TrainingLog:
         plan: Plan,
         start: int,
         open_sums: Iterable[Sums],
+        last_checkpoint: Callable[[], str],
     ) -> None:
         self._writers, self._bar = writers, bar
         self._phase, self._start = plan.phase.name, start
         self._steps_per_epoch = plan.steps_per_epoch
         self._rates = plan.rate_table
         self._open: list[Sums] = list(open_sums)
+        self._last_checkpoint = last_checkpoint
         self._ended: tuple[int, list[Sums]] | None = None
         self._before: Sums = {}
         self._pace = Clock()
@@ -82,13 +85,17 @@ class TrainingLog:
             return
         step, parts = self._ended
         self._ended = None
-        total = metrics.add(parallel.fetch(parts))
+        parts = parallel.fetch(parts)
+        total = metrics.add(parts)
         examples = int(total["examples"])
         loss, accuracy = float(total["loss"]) / examples, int(total["correct"]) / examples
         if not math.isfinite(loss):
+            bad = [i for i, part in enumerate(parts) if not math.isfinite(part["loss"])]
+            first = step - len(parts) + 1 + bad[0] if bad else step
             raise UserError(
-                f"the training loss became {loss} in the line of metrics that ends at step {step}; "
-                "lower --optimizer.lr or set --optimizer.clip-norm, in a new run folder"
+                f"the training loss became {loss} at {self.place(first)}; "
+                f"{self._last_checkpoint()}; lower --optimizer.lr or set --optimizer.clip-norm, in "
+                "a new run folder"
             )
         others = sorted(total.keys() - {"loss", "correct", "examples"})
         speed = examples / self.clock.lap()
@@ -104,6 +111,12 @@ class TrainingLog:
         self._bar.describe(
             f"{self._phase}  loss {loss:.3f}  accuracy {accuracy:.1%}  {speed:,.0f} images/s"
         )
+
+    def place(self, step: int) -> str:
+        """The step with its phase and learning rates, for messages."""
+        index = step - 1 - self._start
+        rates = ", ".join(f"{label} {rates[index]:.3g}" for label, rates in self._rates.items())
+        return f"step {step} of phase {self._phase} (learning rates: {rates})"
 
     def open_sums(self) -> list[dict[str, Any]]:
         """The sums of the open line as JSON values, for a checkpoint in the middle of it."""

@@ -127,7 +127,7 @@ def _take_steps(
             fixed = parallel.replicate((start_of | relationship, plan.rate_table))
             compiled = compiled_train_step(plan, feed.after)
             train_step = writers.profile.of(compiled, first, end)
-            log = TrainingLog(writers, bar, plan, before, progress["open_sums"])
+            log = TrainingLog(writers, bar, plan, before, progress["open_sums"], checkpoints.last)
             clock, waiting = Clock(), "compile"
             for step in range(first, end + 1):
                 batch = next(stream)
@@ -163,7 +163,7 @@ def _take_steps(
                     if step == end or over:
                         unchanged = course.frozen_unchanged(host_state)
                         progress["frozen_unchanged"] = [*progress["frozen_unchanged"], unchanged]
-                    checkpoints.save(host_state, progress)
+                    checkpoints.save(host_state, progress, log.place(step))
                     preemption.unsaved = False
                 if leaving:
                     raise Preempted(f"saved at step {step} of {course.steps}")

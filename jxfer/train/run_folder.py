@@ -15,7 +15,7 @@ from typing import Any
 from jxfer import trees
 from jxfer.data import remote
 from jxfer.errors import UserError
-from jxfer.json_fields import decode
+from jxfer.json_fields import decode, parse
 from jxfer.train import config as configs
 from jxfer.train.config import TrainConfig
 
@@ -94,7 +94,7 @@ def write_json(path: pathlib.Path, values: Any) -> None:
 
 def _read_values(folder: pathlib.Path) -> Any:
     try:
-        return json.loads((folder / "config.json").read_text())
+        return parse((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is no run folder: no readable config.json") from error
 

@@ -50,7 +50,7 @@ def label_tree(params: Tree, rules: Sequence[Rule]) -> Tree:
             )
         try:
             re.compile(pattern)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise UserError(f"label rule {pattern!r} is no regular expression: {error}") from error
     labels: dict[str, str] = {}
     deciding: set[int] = set()

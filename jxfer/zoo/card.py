@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from jxfer.data.transforms import Preprocessing
 from jxfer.errors import UserError
-from jxfer.json_fields import ADDED, decode
+from jxfer.json_fields import ADDED, decode, parse
 from jxfer.models.heads import HeadConfig
 from jxfer.zoo.source_statistics import ARRAYS, SourceStatistics
 
@@ -184,8 +184,8 @@ class Card:
           UserError: not JSON, or a field is missing, unknown, or of the wrong type.
         """
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            value = parse(text)
+        except ValueError as error:
             raise UserError(f"{where}: not valid JSON: {error}") from None
         card = decode(cls, value, where)
         try:

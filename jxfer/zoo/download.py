@@ -25,6 +25,8 @@ from jxfer.errors import UserError
 
 ATTEMPTS = 4
 """Connections in a row that bring nothing new before giving up."""
+LARGEST = 2 << 30
+"""Bytes of a download; four times the largest file of torchvision's."""
 _TIMEOUT = (10, 30)  # seconds to connect, and between two pieces
 _PIECE = 1 << 20
 _log = logging.getLogger("jxfer")
@@ -46,8 +48,9 @@ def fetch(url: str, target: Path, sha256_prefix: str) -> Path:
       `target`.
 
     Raises:
-      UserError: the server or the network fails, offline mode forbids the download, the content
-        is not what was published, or the folder cannot be written.
+      UserError: the server or the network fails, or sends us elsewhere or more than `LARGEST`;
+        offline mode forbids the download, the content is not what was published, or the folder
+        cannot be written.
     """
     if _is_whole(target, sha256_prefix):  # a cache that others filled may be read-only
         return target
@@ -105,19 +108,33 @@ def _append(url: str, part: Path) -> None:
     headers = {"Accept-Encoding": "identity"}  # so that sizes are those of the file
     if have:
         headers["Range"] = f"bytes={have}-"
-    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+    # Eight hex digits of a hash, all that torchvision states, do not tell a forgery from the file:
+    # the publisher's own https address must.
+    with requests.get(
+        url, headers=headers, stream=True, timeout=_TIMEOUT, allow_redirects=False
+    ) as response:
+        if 300 <= response.status_code < 400:
+            elsewhere = response.headers.get("Location", "nowhere")[:100]
+            raise UserError(f"{url}: the server redirects to {elsewhere}, which is not followed")
         if response.status_code == requests.codes.requested_range_not_satisfiable:
             return  # nothing is left to send, or the file is another: its hash will tell
         response.raise_for_status()
         resumed = response.status_code == requests.codes.partial_content
         start = have if resumed else 0
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
+        length = response.headers.get("Content-Length", "")
+        total = start + int(length) if length.isdecimal() else None
+        if (total or 0) > LARGEST:
+            raise UserError(f"{url}: the server announces {total:,} bytes, more than {LARGEST:,}")
         with part.open("ab" if resumed else "wb") as file, _progress() as progress:
             task = progress.add_task(part.name.removesuffix(".part"), total=total, completed=start)
             for piece in response.iter_content(_PIECE):
                 file.write(piece)
                 progress.advance(task, len(piece))
+                if file.tell() > LARGEST:
+                    break
+        if _size(part) > LARGEST:
+            part.unlink()
+            raise UserError(f"{url}: the server sends more than {LARGEST:,} bytes; nothing is kept")
     if total is not None and _size(part) < total:
         raise requests.ConnectionError("the server closed the connection early")
 

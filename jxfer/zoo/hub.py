@@ -7,14 +7,13 @@ with the hash that names it in the cache, too.
 
 import dataclasses
 import hashlib
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from jxfer.data.transforms import Preprocessing
 from jxfer.errors import UserError
-from jxfer.json_fields import decode
+from jxfer.json_fields import decode, parse
 from jxfer.models import registry
 from jxfer.zoo import imagenet
 from jxfer.zoo.card import Card
@@ -41,8 +40,8 @@ def fetch(name: str) -> Published:
     where = f"{PREFIX}{repository}" + (f"@{revision}" if revision else "")
     config = _download(where, repository, "config.json", revision or None)
     try:
-        fields = json.loads(config.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        fields = parse(config.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise UserError(f"{where}, config.json: not valid JSON: {error}") from None
     card, num_classes = _read_config(fields, f"{where}, config.json")
     # In the cache a file lies in snapshots/COMMIT/. The branch may move between two downloads.
@@ -56,10 +55,24 @@ def fetch(name: str) -> Published:
 def _download(where: str, repository: str, file: str, revision: str | None) -> Path:
     """Path of a file in the cache, its content verified; `where` is for messages."""
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import errors, utils
+
+    class Bounded(utils.tqdm):  # type: ignore[name-defined]
+        """A progress bar that ends a download of more than was announced."""
+
+        received = 0
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.received += int(n or 0)
+            if self.total is not None and self.received > self.total:
+                raise OSError(f"the server sends more than the {self.total} bytes it announced")
+            shown: bool | None = super().update(n)
+            return shown
 
     try:
-        path = Path(huggingface_hub.hf_hub_download(repository, file, revision=revision))
+        path = Path(
+            huggingface_hub.hf_hub_download(repository, file, revision=revision, tqdm_class=Bounded)
+        )
     except errors.GatedRepoError:
         problem = "its owner asks you to accept terms on its page, then to log in: hf auth login"
     except errors.RepositoryNotFoundError:
@@ -162,7 +175,7 @@ def _read_config(fields: Any, where: str) -> tuple[Card, int | None]:
         class_names=class_names,
         preprocessing=preprocessing,
         dataset="ImageNet-1k" if trained_on_imagenet else "",
-        licence=", ".join(licence) if isinstance(licence, list) else str(licence),
+        licence=", ".join(map(str, licence)) if isinstance(licence, list) else str(licence),
         notes=notes,
     )
     return card, num_classes

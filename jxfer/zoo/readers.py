@@ -5,6 +5,9 @@ Before `torch_names` in the flow. No reader runs code from the file: .npy withou
 """
 
 import hashlib
+import os
+import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +95,14 @@ def _read_npy_folder(folder: Path) -> tuple[Tensors, str]:
     tensors: Tensors = {}
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.npy"), key=lambda file: file.name):
-        digest.update(file.name.encode() + b"\0")
+        digest.update(os.fsencode(file.name) + b"\0")
+        if not file.is_file():  # a pipe never ends
+            raise UserError(f"{file}: no regular file")
         try:
             digest.update(file.read_bytes())
-            tensors[file.stem] = np.load(file, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+            # Mapped first: a header may claim any shape, and reading would allocate it.
+            tensors[file.stem] = np.array(np.lib.format.open_memmap(file, mode="r"))
+        except Exception as error:  # NumPy raises many types for the ways a header can be bad
             raise _unreadable(file, error) from None
     return tensors, digest.hexdigest()
 
@@ -127,7 +133,15 @@ def _read_torch(path: Path) -> Tensors:
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for the ways a pickle can be bad
-        raise _unreadable(path, error) from None
+        # Its own words advise to run the code.
+        told = re.search(r"GLOBAL (\S+) was not an allowed", str(error))
+        if told:
+            why = f"holds code or objects, such as {told[1]}, and only tensors are read"
+        elif isinstance(error, pickle.UnpicklingError):
+            why = "no pickle of tensors alone"
+        else:
+            why = str(error).partition(" In PyTorch 2.6")[0]
+        raise _unreadable(path, ValueError(why)) from None
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]

@@ -7,7 +7,6 @@ exporter reads with), numpy, safetensors and pillow, and nothing of jxfer.
 import argparse
 import json
 import pathlib
-from typing import Any
 
 import jax
 import jax.export
@@ -19,7 +18,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 BATCH = 32  # images at a time; the model takes any number
 
 
-def read_view(path: str, preprocessing: dict[str, Any]) -> np.ndarray:
+def read_view(path: str, preprocessing: dict) -> np.ndarray:
     """An image as the model saw them in training: uint8 RGB [size, size, 3].
 
     The short side is resized to round(size / crop), the long side rounded down; then the centre.
@@ -42,7 +41,7 @@ def read_view(path: str, preprocessing: dict[str, Any]) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
-def predict(images: list[str], card: dict[str, Any]) -> np.ndarray:
+def predict(images: list[str], card: dict) -> np.ndarray:
     """Probabilities [N, K] of image files, in the order of the card's classes."""
     exported = jax.export.deserialize(bytearray((HERE / "model.jaxexport").read_bytes()))
     model = jax.jit(exported.call)
@@ -67,12 +66,13 @@ def main() -> None:
     records = []
     for path, row in zip(options.images, predict(options.images, card), strict=True):
         best = np.argsort(-row)[: options.top]
-        if not options.json:
-            print(path, *(f"{names[k]} {row[k]:.1%}" for k in best), sep="\t")
+        if not options.json:  # without what a terminal would act on
+            shown = "\t".join((path, *(f"{names[k]} {row[k]:.1%}" for k in best)))
+            print("".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in shown))
         probabilities = {name: float(p) for name, p in zip(names, row, strict=True)}
         records.append({"image": path, "class": names[best[0]], "probabilities": probabilities})
     if options.json:
-        print(json.dumps(records, indent=2, ensure_ascii=False))
+        print(json.dumps(records, indent=2))
 
 
 if __name__ == "__main__":

@@ -104,13 +104,16 @@ def load(folder: str | Path) -> tuple[Card, Tree]:
 
     Raises:
       UserError: a file is missing, the card is invalid, the tensors are not those that were
-        saved, or not those of the network that the card describes.
+        saved, or not those of the network that the card describes; a link leads out of the folder.
     """
     folder = Path(folder)
     card = read_card(folder)
     tensors = folder / TENSORS
     if not tensors.is_dir():
         raise UserError(f"{tensors}: missing; the entry is not complete")
+    for file in (tensors, *tensors.rglob("*")):
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{file}: a link out of the entry; copy what it points to")
     if _files_sha256(tensors) != card.files_sha256:
         raise UserError(
             f"{tensors}: damaged: the files do not match files_sha256 in {CARD}; "

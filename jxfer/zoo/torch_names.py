@@ -35,7 +35,8 @@ class ImportResult:
 def class_count(tensors: Mapping[str, np.ndarray], architecture: Architecture) -> int | None:
     """Number of classes of the file's head, or None if it has none."""
     names = (name for name, path, _ in table(architecture) if path == "params/head/linear/kernel")
-    return next((int(tensors[name].shape[0]) for name in names if name in tensors), None)
+    shape = next((tensors[name].shape for name in names if name in tensors), ())
+    return shape[0] if shape else None
 
 
 def import_torch(tensors: Mapping[str, np.ndarray], model: Model) -> ImportResult:

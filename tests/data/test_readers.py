@@ -1,3 +1,4 @@
+import os
 import pathlib
 import pickle
 import types
@@ -54,6 +55,14 @@ def test_unusable_folders_are_named(make_folder, tmp_path, counts, message):
         FolderSource(tmp_path)
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_class_whose_name_is_no_utf_8_is_refused(make_folder, one_line):
+    root = make_folder({"a": 1, "b": 1, "猫": 1})
+    assert FolderSource(root).class_names == ("a", "b", "猫")
+    (root / "b").rename(root / os.fsdecode(b"b\xff"))
+    with one_line("class folder", "no UTF-8", "rename it"):
+        FolderSource(root)
 
 
 def test_a_file_that_vanished_is_named(make_folder):

@@ -168,7 +168,7 @@ def test_normalise_equals_numpy(order, shape):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Preprocessing(0), "size must be at least 1"),
+        (lambda: Preprocessing(0), "size must be 1 to 100,000 pixels"),
         (lambda: Preprocessing(224, crop=1.5), "crop must be above 0"),
         (lambda: Preprocessing(224, interpolation="area"), "interpolation .* not 'area'"),
         (lambda: Preprocessing(224, channel_order="GBR"), "channel_order .* not 'GBR'"),

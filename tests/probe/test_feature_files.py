@@ -171,6 +171,10 @@ def test_a_manifest_that_cannot_be_read_is_told(folder, text, words, one_line):
         lambda manifest: manifest["key"].update(outputs=None),
         lambda manifest: manifest["key"]["weights"].pop("tensors_sha256"),
         lambda manifest: manifest["key"].update(data="folder:x"),
+        lambda manifest: (
+            manifest["key"].update(outputs=["../x"]),
+            manifest["crc32"].update({"../x.npy": manifest["crc32"].pop("pooled.npy")}),
+        ),
     ],
 )
 def test_a_manifest_that_lacks_something_is_damaged(folder, change, one_line):

@@ -1,5 +1,8 @@
 """Which checkpoints stay, and that they come back as they were saved."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -59,6 +62,25 @@ def test_the_two_latest_and_the_best_stay(tmp_path, assert_same_bits):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(make_state(6), progress(best=6))
     assert {5, 6} <= steps(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["params", "batch_stats", "opt_state"])
+def test_a_state_that_is_not_finite_is_not_saved(part, tmp_path, one_line):
+    """So the last checkpoint is good, and the message says which it is."""
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.last() == "no checkpoint was saved before"
+        checkpoints.save(make_state(1), progress(best=1))
+        bad = make_state(2)
+        leaves = jax.tree.leaves(getattr(bad, part))
+        leaf = next(leaf for leaf in leaves if np.ndim(leaf))
+        spoilt = np.array(leaf)
+        spoilt.flat[0] = np.inf if part == "opt_state" else np.nan
+        replaced = jax.tree.map(lambda one: spoilt if one is leaf else one, getattr(bad, part))
+        bad = dataclasses.replace(bad, **{part: replaced})
+        words = (part, "step 2 of phase full", f"last good checkpoint is {tmp_path}/1;")
+        with one_line(*words):
+            checkpoints.save(bad, progress(best=1), "step 2 of phase full")
+    assert steps(tmp_path) == {1}
 
 
 def test_a_state_of_another_shape_is_not_taken(tmp_path, one_line):

@@ -40,7 +40,8 @@ def writers(tmp_path):
 @pytest.fixture
 def make_log(writers, plan):
     def make(open_sums=(), start=0):
-        return TrainingLog(writers, ProgressBar(20, 0, quiet=True), plan, start, open_sums)
+        bar = ProgressBar(20, 0, quiet=True)
+        return TrainingLog(writers, bar, plan, start, open_sums, lambda: "kept: 2")
 
     return make
 
@@ -143,9 +144,20 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_steps(loss, make_log, l
         log.add(step, sums(loss if step == 4 else 1.0, 1))
         if step % 2 == 0:
             log.end_line(step)
-    with one_line(str(loss), "ends at step 4", "--optimizer.lr"):
+    words = ("step 4 of phase full", "head 0.1, low_lr 0.01", "kept: 2", "--optimizer.lr")
+    with one_line(str(loss), *words):
         log.flush()
     assert [line["step"] for line in lines()] == [2]
+
+
+def test_the_first_step_of_a_line_that_is_not_finite_is_named(make_log, one_line):
+    """With the rates of that step: they fall to a tenth after step 5."""
+    log = make_log()
+    for step in range(1, 9):
+        log.add(step, sums(float("inf") if step in (5, 6, 7) else 1.0, 1))
+    log.end_line(8)
+    with one_line("loss became inf at step 5 of phase full", "head 0.1,"):
+        log.flush()
 
 
 def test_a_loss_from_before_a_checkpoint_counts(make_log, one_line):
@@ -155,7 +167,7 @@ def test_a_loss_from_before_a_checkpoint_counts(make_log, one_line):
     after = make_log(before.open_sums())
     after.add(3, sums(1.0, 1))
     after.end_line(3)
-    with one_line("ends at step 3"):
+    with one_line("step 2 of phase full"):
         after.flush()
 
 

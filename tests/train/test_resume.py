@@ -1,16 +1,20 @@
 """A run that was killed, or whose checkpoint rots, ends with the same bits as one that was not."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
 
 import jax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jxfer.data.sources import DataConfig
 from jxfer.data.transforms import AugmentConfig
 from jxfer.models.heads import HeadConfig
 from jxfer.train import loop, run_folder
+from jxfer.train.log import TrainingLog
 from jxfer.zoo.pretrained import ModelConfig
 
 
@@ -216,3 +220,36 @@ def test_data_that_changed_is_an_error_that_loses_nothing(small_config, images, 
     with one_line("the data changed"):
         loop.run_config(config, run, quiet=True)
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == kept
+
+
+class _Interruption(Exception):
+    """Stands for whatever ends a process between two steps."""
+
+
+@pytest.mark.slow
+@settings(max_examples=3, deadline=None, derandomize=True, database=None)
+@given(schedule=st.lists(st.integers(1, 17), min_size=1, max_size=3).map(sorted))
+def test_any_schedule_of_interruptions_gives_the_same_final_state(
+    schedule, config, undisturbed, read_state, assert_same_bits, tmp_path_factory
+):
+    """A run that is interrupted when it takes each of these steps, and then let go."""
+    run = tmp_path_factory.mktemp("interrupted") / "run"
+    add = TrainingLog.add
+    for number in (*schedule, None):
+
+        def stop_at(log, step, sums, number=number):
+            add(log, step, sums)
+            if step == number:
+                raise _Interruption
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(TrainingLog, "add", stop_at)
+            with contextlib.suppress(_Interruption):
+                loop.run_config(config, run, quiet=True)
+    found, wanted = read_state(config, run), read_state(config, undisturbed)
+    assert int(found.step) == int(wanted.step) == 18
+    assert_same_bits(found.params, wanted.params)
+    assert_same_bits(found.batch_stats, wanted.batch_stats)
+    assert_same_bits(by_path(found.opt_state), by_path(wanted.opt_state))
+    assert metrics(run) == metrics(undisturbed)
+    assert summary(run) == summary(undisturbed)

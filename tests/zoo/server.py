@@ -3,6 +3,7 @@
 `conftest.hub_server` makes the Hub of it, `publish` puts a repository there.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import http.server
@@ -49,6 +50,12 @@ class File:
     """that of every request does"""
     ranges: bool = True
     """whether parts can be asked for"""
+    redirect: str | None = None
+    """where every GET is sent instead"""
+    announced: str | None = None
+    """the Content-Length of every GET, whatever is sent"""
+    endless: bool = False
+    """the response to a GET says no length and never ends"""
 
     @property
     def etag(self) -> str:
@@ -64,6 +71,7 @@ class Server:
         self.files: dict[str, File] = {}
         self.requests: list[tuple[str, str, str | None]] = []
         self.refusals: dict[str, tuple[int, str]] = {}  # of a path: status, the Hub's error code
+        self._closing = False
         server = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -86,6 +94,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self._http.server_port}"
 
     def close(self) -> None:
+        self._closing = True
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -138,6 +147,12 @@ class Server:
         return any(name.startswith("/".join(parts) + "/") for name in self.files)
 
     def _send(self, handler: http.server.BaseHTTPRequestHandler, file: File, body: bool) -> None:
+        if body and file.redirect is not None:
+            handler.send_response(302)
+            handler.send_header("Location", file.redirect)
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return
         content, start = bytearray(file.content), 0
         if file.damaged:
             content[len(content) // 2] ^= 1
@@ -156,7 +171,12 @@ class Server:
             handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         handler.send_header("ETag", f'"{file.etag}"')
         handler.send_header("X-Repo-Commit", COMMIT)
-        handler.send_header("Content-Length", str(len(content) - start))
+        if body and file.endless:
+            self._send_without_end(handler)
+            return
+        length = str(len(content) - start)
+        handler.close_connection |= file.announced is not None
+        handler.send_header("Content-Length", (file.announced if body else None) or length)
         handler.end_headers()
         if not body:
             return
@@ -169,6 +189,13 @@ class Server:
         handler.connection.close()
         if not file.drop_always:
             file.drop_after = None
+
+    def _send_without_end(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        with contextlib.suppress(ConnectionError):  # until the other side has enough
+            while not self._closing:
+                handler.wfile.write(bytes(1 << 20))
 
 
 def publish(server: Server, content: bytes, config: Any = CONFIG, **faults: Any) -> File:

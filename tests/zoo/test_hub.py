@@ -10,7 +10,7 @@ import safetensors.numpy
 
 from jxfer.zoo import hub, imagenet, weights
 from tests import torch_reference
-from tests.zoo.server import COMMIT, CONFIG, NAME, File, publish
+from tests.zoo.server import COMMIT, CONFIG, NAME, File, Server, publish
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +72,38 @@ def test_offline_mode_reads_the_cache_and_nothing_else(server, content, monkeypa
     with one_line("hf:timm/other", "not in the cache", "offline"):
         weights.load("timm/other")
     assert len(server.requests) == asked
+
+
+@pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://127.0.0.1/w", "http://[::"])
+def test_a_redirect_to_another_scheme_is_refused(place, server, content, one_line):
+    publish(server, content).redirect = place
+    with one_line(NAME, "model.safetensors"):
+        weights.load(NAME)
+
+
+def test_what_another_host_sends_must_have_the_hash_that_the_hub_said(server, content, one_line):
+    """Large files lie elsewhere, so that redirects are followed; the content decides."""
+    forged = safetensors.numpy.save({"linear.weight": np.zeros((5, 64), np.float32)})
+    assert len(forged) < len(content)
+    other = Server()
+    other.files["/w"] = File(forged + bytes(len(content) - len(forged)))
+    try:
+        publish(server, content).redirect = f"{other.url}/w"
+        with one_line(NAME, "damaged", "its hash is"):
+            weights.load(NAME)
+        assert other.requests
+    finally:
+        other.close()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_response_that_never_ends_is_cut_off(name, server, content, one_line, monkeypatch):
+    monkeypatch.setattr(hub_constants, "DOWNLOAD_CHUNK_SIZE", 1_000_000)
+    publish(server, content)
+    for path, file in server.files.items():
+        file.endless = path.endswith(name)
+    with one_line(NAME, name, "more than the", "announced"):
+        weights.load(NAME)
 
 
 def test_a_dropped_connection_is_taken_up_where_it_broke(server, content, tensors, monkeypatch):

@@ -186,6 +186,41 @@ def test_a_pickle_in_an_entry_is_never_run(one_line, entry, tmp_path):
     assert not mark.exists()
 
 
+def test_a_link_out_of_an_entry_is_refused(one_line, entry, tmp_path):
+    """A folder, and a file in one; a link within the entry is followed."""
+    inner = entry / "tensors" / "d"
+    file = next(path for path in inner.iterdir() if path.is_file())
+    file.rename(entry / "moved")
+    file.symlink_to(entry / "moved")
+    store.load(entry)
+    (entry / "moved").rename(tmp_path / "outside")
+    file.unlink()
+    file.symlink_to(tmp_path / "outside")
+    with one_line(str(file), "a link out of the entry"):
+        store.load(entry)
+    file.unlink()
+    (tmp_path / "outside").rename(file)
+    store.load(entry)
+    (entry / "tensors").rename(tmp_path / "tensors")
+    (entry / "tensors").symlink_to(tmp_path / "tensors")
+    with one_line("tensors", "a link out of the entry"):
+        store.load(entry)
+
+
+def test_a_link_to_an_entry_is_an_entry(entry, tmp_path):
+    (tmp_path / "link").symlink_to(entry)
+    assert store.load(tmp_path / "link")[0] == store.load(entry)[0]
+
+
+@pytest.mark.parametrize("name", ["../../escape", "/escape", "a\nb", "\x1b[2J"])
+def test_what_a_card_calls_itself_is_no_path(name, entry, card, variables, tmp_path):
+    """An entry is found, shown and kept by its folder's name."""
+    saved = store.save(entry, dataclasses.replace(card, name=name), variables, overwrite=True)
+    assert store.load(entry)[0] == saved
+    assert {path.name for path in tmp_path.iterdir()} == {"zoo"}
+    assert [path.name for path in entry.parent.iterdir()] == ["small"]
+
+
 def test_hidden_files_do_no_harm(entry):
     (entry / "tensors" / ".DS_Store").touch()
     store.verify(entry)

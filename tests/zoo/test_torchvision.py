@@ -1,5 +1,6 @@
 """torchvision's names, and the downloader under them, against a loopback server."""
 
+import contextlib
 import hashlib
 import importlib.util
 import io
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from jxfer.data.embedded import cache_dir
+from jxfer.errors import UserError
 from jxfer.models import registry
 from jxfer.zoo import download, imagenet, torchvision, weights
 from tests import torch_reference
@@ -132,6 +134,45 @@ def test_a_connection_that_always_breaks_a_little_later_gets_there(server, file)
     file.drop_after, file.drop_always = 8_000_000, True
     weights.load(NAME)
     assert len(server.got(".pth")) > download.ATTEMPTS
+
+
+def kept() -> list[str]:
+    folder = cache_dir() / "torchvision"
+    return [file.name for file in folder.iterdir() if file.suffix != ".lock"]
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["http://elsewhere.invalid/w.pth", "file:///etc/passwd", "ftp://127.0.0.1/w", "/models/b", ""],
+)
+def test_no_redirect_is_followed(place, server, file, one_line):
+    file.redirect = place
+    with one_line(server.url, f"redirects to {place}", "not followed"):
+        weights.load(NAME)
+    assert len(server.requests) == 1
+    assert not kept()
+
+
+def test_a_response_that_never_ends_is_cut_off(server, file, one_line, monkeypatch):
+    monkeypatch.setattr(download, "LARGEST", 5_000_000)
+    file.endless = True
+    with one_line(server.url, "more than 5,000,000 bytes", "nothing is kept"):
+        weights.load(NAME)
+    assert not kept()
+
+
+def test_too_large_a_file_is_not_begun(server, file, one_line):
+    file.announced = str(10**12)
+    with one_line(server.url, "announces 1,000,000,000,000 bytes", "2,147,483,648"):
+        weights.load(NAME)
+    assert not kept()
+
+
+@pytest.mark.parametrize("length", ["many", "-5", "\u0664"])
+def test_a_length_that_is_no_number_is_no_length(length, server, file):
+    file.announced = length.encode().decode("latin-1")
+    with contextlib.suppress(UserError):
+        weights.load(NAME)
 
 
 def test_a_kept_file_that_was_damaged_is_downloaded_again(server, file, state):
