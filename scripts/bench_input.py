@@ -72,7 +72,9 @@ def main(
         found = {n: _measure(side, data, batch_size, passes, n) for n in numbers}
         print(side, found, file=sys.stderr, flush=True)
         rounds[side] = found
-        best[side] = max(numbers, key=lambda n, found=found: found[n]["per_second"])
+        best[side] = max(
+            numbers, key={n: run["per_second"] for n, run in found.items()}.__getitem__
+        )
     measured: dict[Side, list[dict[str, float]]] = {side: [] for side in SIDES}
     for _ in range(repetitions):
         for side in SIDES:

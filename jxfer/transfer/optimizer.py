@@ -120,9 +120,10 @@ class OptimizerConfig:
 
     def without_rates(self) -> "OptimizerConfig":
         """The same rule, with the rates and the schedule at their defaults."""
-        names = ("lr", "backbone_lr", "layer_decay", "stage_lrs")
-        names += ("schedule", "warmup_epochs", "step_epochs", "step_factor")
-        return dataclasses.replace(self, **{name: getattr(OptimizerConfig, name) for name in names})
+        rates = ("lr", "backbone_lr", "layer_decay", "stage_lrs")
+        shape = ("schedule", "warmup_epochs", "step_epochs", "step_factor")
+        defaults = {name: getattr(OptimizerConfig, name) for name in (*rates, *shape)}
+        return dataclasses.replace(self, **defaults)
 
     def peaks(self, stages: Sequence[str] = ()) -> dict[str, float]:
         """Peak learning rate of each label that trains.

@@ -1,0 +1,1 @@
+"""Benchmarks, tables for the docs, and launchers; run as `python -m scripts.NAME` from the root."""
