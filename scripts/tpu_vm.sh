@@ -164,7 +164,7 @@ export PATH="$HOME/.local/bin:$PATH"
 command -v uv >/dev/null || python3 -m pip install --quiet --user uv
 test -x jxfer-env/bin/python || uv venv --quiet --python 3.11 jxfer-env
 cd jxfer
-uv pip install --quiet --python ../jxfer-env/bin/python --reinstall-package jxfer -c constraints.txt ".[tpu]"
+uv pip install --quiet --python ../jxfer-env/bin/python --reinstall-package jxfer -c constraints.txt ".[tpu,gcs]"
 REMOTE
   if [[ -n $bucket ]]; then
     cat <<REMOTE
