@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jxfer.data.sources import DataConfig
@@ -21,6 +21,7 @@ from jxfer.train.config import TrainConfig
 from jxfer.zoo.card import Ancestor, Card, Measurement
 from tests import fuzz_targets
 from tests.fuzz_targets import try_one
+from tests.hypotheses import examples
 from tests.zoo.server import CONFIG
 
 CARD = Card(
@@ -33,16 +34,6 @@ CARD = Card(
     config={"a": {"b": 1}},
 )
 RUN = configs.to_dict(TrainConfig(DataConfig("digits")))
-
-
-def examples(count):
-    return settings(
-        max_examples=count,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
 
 
 TEXT = st.sampled_from("a1/.:~-é\n\x1b\0\udcff")
