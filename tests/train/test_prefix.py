@@ -292,7 +292,7 @@ def test_a_kill_changes_no_bit(mode, make_config, runs, tmp_path, monkeypatch, a
     _, undisturbed = runs(config)
     run, save = tmp_path / "run", Checkpoints.save
 
-    def save_and_stop(self, state, progress):
+    def save_and_stop(self, state, progress, place=""):
         save(self, state, progress)
         if int(state.step) == 4:
             raise Stop
