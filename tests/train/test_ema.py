@@ -117,7 +117,7 @@ def test_a_resumed_run_has_the_same_averages(
     run = tmp_path / "run"
     save = Checkpoints.save
 
-    def save_and_stop(self, state, progress):
+    def save_and_stop(self, state, progress, place=""):
         save(self, state, progress)
         if int(state.step) == last:
             raise Stop

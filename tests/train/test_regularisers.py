@@ -369,7 +369,7 @@ def test_a_kill_changes_no_bit(
     run = tmp_path / "run"
     save = Checkpoints.save
 
-    def save_and_stop(self, state, progress):
+    def save_and_stop(self, state, progress, place=""):
         save(self, state, progress)
         if int(state.step) == 5:
             raise Stop
