@@ -2,15 +2,15 @@
 # NVIDIA's driver and container toolkit, and the driver must know CUDA 13 (580 or newer).
 #
 #   docker build --tag jxfer .
-#   docker run --rm --gpus all -v "$PWD/runs:/work/runs" -v "$PWD/data:/work/data:ro" jxfer \
+#   docker run --rm --gpus all -v "$PWD/runs:/jxfer/runs" -v "$PWD/data:/jxfer/data:ro" jxfer \
 #     train --run runs/mine --data.source folder:data
 #
 # `runs` must be writable for user 1000, or give another one: --user "$(id -u):$(id -g)".
 FROM python:3.11-slim
 
 RUN useradd --uid 1000 --create-home jxfer
-WORKDIR /work
-# Caches and an unknown --user's home; the mount of the runs replaces /work/runs.
+WORKDIR /jxfer
+# Caches and an unknown --user's home; the mount of the runs replaces /jxfer/runs.
 ENV HOME=/home/jxfer
 RUN mkdir runs && chown jxfer runs && chmod 777 /home/jxfer
 
