@@ -9,9 +9,11 @@ from jxfer.data.transforms import CIFAR
 from jxfer.losses.classification import LossConfig
 from jxfer.models import registry
 from jxfer.train import parallel, step
+from jxfer.train.plans import set_up
 from jxfer.train.state import Plan
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig, phases
+from tests.conftest import CLASSES
 
 BATCH = 16
 SGD = OptimizerConfig(
@@ -36,6 +38,11 @@ def make_plan(name="full", **fields):
         "folded": False,
     }
     return Plan(**{**defaults, **fields})
+
+
+def prepare(config):
+    """(network, plans) of a run on `images` that takes nine steps."""
+    return set_up(config, CLASSES, total_steps=9, steps_per_epoch=2.25)
 
 
 def draw_batch(size=8):

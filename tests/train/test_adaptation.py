@@ -15,17 +15,11 @@ from jxfer.losses import adaptation as losses
 from jxfer.train import feed, flops, lr_find, parallel, step
 from jxfer.train.adaptation import DOMAIN_HEAD
 from jxfer.train.judge import has_diverged
-from jxfer.train.plans import set_up
 from jxfer.transfer.strategy import StrategyConfig
 from tests.conftest import CLASSES
-from tests.train.steps import on_one_device
+from tests.train.steps import on_one_device, prepare
 
 METHODS = ("coral", "dan", "dann", "cdan", "mcc")
-
-
-def prepare(config):
-    pretrained, plans = set_up(config, CLASSES, total_steps=9, steps_per_epoch=2.25)
-    return pretrained, plans
 
 
 def make_batch(seed=0, examples=16):

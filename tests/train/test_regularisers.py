@@ -16,13 +16,12 @@ from jxfer.models.heads import HeadConfig
 from jxfer.train import loop, parallel, step
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.evaluate import source_relationship
-from jxfer.train.plans import set_up
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import store
 from jxfer.zoo.pretrained import ModelConfig
 from tests.conftest import CLASSES
-from tests.train.steps import SGD, on_one_device
+from tests.train.steps import SGD, on_one_device, prepare
 
 RATES = {"head": 0.05, "backbone": 0.02}
 EVERYTHING = RegulariseConfig(
@@ -37,11 +36,6 @@ def make_config(small_config, entries):
         return small_config(regularise=regularise, strategy=strategy, **fields)
 
     return make
-
-
-def prepare(config):
-    pretrained, plans = set_up(config, CLASSES, total_steps=9, steps_per_epoch=2.25)
-    return pretrained, plans
 
 
 def make_batch(seed=0, examples=16):

@@ -92,6 +92,13 @@ def by_path(opt_state):
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
+def finish(process):
+    """Lets a resumed run end."""
+    _, output = process.communicate()
+    assert process.returncode == 0, output
+    assert "resumes from step" in output
+
+
 @pytest.mark.slow
 def test_kill_9_in_mid_epoch_changes_no_bit(
     config, tmp_path, start_process, kill_after, assert_same_run
@@ -101,10 +108,7 @@ def test_kill_9_in_mid_epoch_changes_no_bit(
     kill_after(start_process(config, run), run, 10)
     assert steps(run)
     assert not (run / "summary.json").exists()
-    again = start_process(config, run)
-    _, output = again.communicate()
-    assert again.returncode == 0, output
-    assert "resumes from step" in output
+    finish(start_process(config, run))
     assert_same_run(run)
 
 
@@ -123,10 +127,7 @@ def test_sigterm_saves_the_step_and_the_same_command_changes_no_bit(
     assert f"saved at step {max(steps(run))} of 18" in line
     assert "the same command resumes" in line
     assert not (run / "summary.json").exists()
-    again = start_process(config, run)
-    _, output = again.communicate()
-    assert again.returncode == 0, output
-    assert "resumes from step" in output
+    finish(start_process(config, run))
     assert_same_run(run)
 
 
