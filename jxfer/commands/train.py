@@ -62,7 +62,8 @@ def main(args: list[str]) -> int:
         steps = f"best step {summary['best_step']} of {summary['steps']}{early}"
         print(f"{steps}, in {remote.shown(run)}/model")
         print(text.table([("split", "accuracy", "correct", "of"), *_rows(summary)]))
-        if line := _waiting(jsons.loads((folder / "timing.json").read_text())):
+        timing = folder / "timing.json"  # a finished run does without
+        if timing.exists() and (line := _waiting(jsons.loads(timing.read_text()))):
             print(line)
         return 0
 

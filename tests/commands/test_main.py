@@ -95,6 +95,13 @@ def test_a_trace_holds_the_steps_after_compilation(run):
     assert "profile" not in (run / "config.json").read_text()
 
 
+def test_a_finished_run_does_without_its_times(run, images):
+    times = (run / "timing.json").read_bytes()
+    (run / "timing.json").unlink()
+    assert main(train_command(run, images)) == 0
+    (run / "timing.json").write_bytes(times)
+
+
 def test_a_finished_run_says_so(run, images, capsys):
     before = (run / "metrics.jsonl").read_bytes()
     assert main(train_command(run, images)) == 0
