@@ -21,11 +21,30 @@ import numpy as np
 import pytest
 
 from jxfer.errors import UserError
+from jxfer.train import program
 from tests import small_experiment
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps what tests compile, most of their time, in pytest's cache; `--cache-clear` empties it.
+
+    One folder for each number of cores, as `jxfer.train.program_cache` has it. Processes that tests
+    start find it too.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or not hasattr(config, "cache"):
+        return  # a worker of xdist, or -p no:cacheprovider
+    folder = str(config.cache.mkdir(f"compiled-{program.visible_cores()}-cores"))
+    settings = {
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0.05,
+    }
+    for name, value in settings.items():
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="session")

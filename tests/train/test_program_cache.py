@@ -13,6 +13,7 @@ import pytest
 from jxfer.train import program, program_cache
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+TESTS_OWN = "JAX_COMPILATION_CACHE_DIR"  # set by conftest.py
 
 
 @pytest.fixture
@@ -20,6 +21,7 @@ def updates(monkeypatch, tmp_path):
     """What `switch_on` sets, kept from JAX; the cache is `tmp_path`, on as by default."""
     found = {}
     monkeypatch.setattr(jax.config, "update", found.__setitem__)
+    monkeypatch.setattr(type(jax.config), "jax_compilation_cache_dir", None, raising=False)
     monkeypatch.setenv("JXFER_CACHE", str(tmp_path))
     monkeypatch.delenv("JXFER_COMPILED")
     return found
@@ -97,7 +99,7 @@ def test_a_program_from_the_cache_gives_the_bits_of_one_compiled_anew(tmp_path):
     def run(switch):
         done = subprocess.run(
             [sys.executable, "-c", STEPS],
-            env=os.environ
+            env={name: value for name, value in os.environ.items() if name != TESTS_OWN}
             | {"JXFER_CACHE": str(tmp_path), "JXFER_COMPILED": switch, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
