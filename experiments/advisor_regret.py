@@ -48,7 +48,7 @@ from jxfer.commands.main import guard
 from jxfer.data import screen
 from jxfer.errors import UserError
 from jxfer.statistics import t_interval
-from jxfer.train import plans, summary
+from jxfer.train import plans, program
 
 ROOT = pathlib.Path(__file__).resolve().parent
 STRATEGY = {
@@ -111,7 +111,7 @@ def main(results: pathlib.Path = ROOT / "results") -> None:
     file = results / "advisor-regret.json"
     code = {
         "grid_commit": grid["commit"],
-        "commit": summary.commit(),
+        "commit": program.commit(),
         "versions": grid["versions"],
     }
     earlier = json.loads(file.read_text()) if file.exists() else {}

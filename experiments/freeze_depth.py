@@ -87,7 +87,11 @@ def experiment(small: bool = False) -> Experiment:
         axis="frozen stages, the stem included",
         note="The head's rate, a tenth of which is the backbone's, is chosen for each depth and "
         "number of images. No augmentation. With everything frozen the head has four times the "
-        "epochs. " + ("500" if small else "1,000") + " test images, the same at every seed.",
+        "epochs. "
+        + ("500" if small else "1,000")
+        + " test images, the same at every seed. Rates are chosen on "
+        + ("130" if small else "400")
+        + " validation images, more than so few labels would leave for it.",
     )
 
 

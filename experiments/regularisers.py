@@ -100,7 +100,9 @@ def experiment(small: bool = False) -> Experiment:
         f"Validation chooses the strength of each arm at {TUNED_AT} %, for all shares; rates are "
         "the same for all arms: 0.03 for the head, 0.01 for the backbone. "
         + ("500" if small else "1,000")
-        + " test images, the same at every seed.",
+        + " test images, the same at every seed, and "
+        + ("130" if small else "400")
+        + " to validate on, more than so few labels would leave.",
     )
 
 

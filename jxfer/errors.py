@@ -7,3 +7,8 @@ and exit code 2; anything else keeps its traceback, because then the fault is ou
 
 class UserError(Exception):
     """Bad input. The message is one line: what is wrong, where, and what to do about it."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in one line; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -70,7 +70,7 @@ def _decode(hint: Any, value: Any, where: str, field: str) -> Any:
         (hint,) = (argument for argument in arguments if argument is not type(None))
         return _decode(hint, value, where, field)
     if origin is typing.Literal:
-        if value in arguments:
+        if any(value == choice and type(value) is type(choice) for choice in arguments):
             return value
         raise _wrong(where, field, f"one of {', '.join(map(str, arguments))}", value)
     if origin is tuple:

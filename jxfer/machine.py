@@ -1,4 +1,4 @@
-"""How much memory the machine has, and how much of it this process may still take."""
+"""The cores and the memory of this machine that this process may take."""
 
 import os
 import pathlib
@@ -6,6 +6,12 @@ import pathlib
 _MEMINFO = pathlib.Path("/proc/meminfo")
 _CGROUPS = pathlib.Path("/sys/fs/cgroup")
 _OWN_CGROUP = pathlib.Path("/proc/self/cgroup")
+
+
+def visible_cores() -> int:
+    """Cores that this process may run on, which a scheduler may have cut down."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def memory_bytes() -> int:
@@ -30,6 +36,12 @@ def available_bytes() -> int:
         if folder.is_relative_to(_CGROUPS) and (folder / "memory.max").exists():
             limit = (folder / "memory.max").read_text().strip()
             if limit != "max":
-                used = int((folder / "memory.current").read_text())
+                used = int((folder / "memory.current").read_text()) - _dropped_first(folder)
                 available = min(available, int(limit) - used)
     return max(available, 0)
+
+
+def _dropped_first(group: pathlib.Path) -> int:
+    """Bytes of a control group that are files read before, which the kernel gives up unasked."""
+    lines = (group / "memory.stat").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))

@@ -20,8 +20,8 @@ import jax
 import numpy as np
 import pytest
 
+from jxfer import machine
 from jxfer.errors import UserError
-from jxfer.train import program
 from tests import small_experiment
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ or not hasattr(config, "cache"):
         return  # a worker of xdist, or -p no:cacheprovider
-    folder = str(config.cache.mkdir(f"compiled-{program.visible_cores()}-cores"))
+    folder = str(config.cache.mkdir(f"compiled-{machine.visible_cores()}-cores"))
     settings = {
         "jax_compilation_cache_dir": folder,
         "jax_persistent_cache_min_compile_time_secs": 0.05,

@@ -10,6 +10,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jxfer"
 # A module may import those above it. `jxfer` itself is the public face and may import any.
 ORDER = [
     "errors",
+    "choices",
     "machine",
     "trees",
     "json_fields",
@@ -137,11 +138,11 @@ ORDER = [
     "ablate.launch",
     "ablate.results",
     "ablate.estimate",
+    "report.output",
     "report.chart",
     "report.page",
     "report.tables",
     "report.figures",
-    "report.output",
     "report.results",
     "report.sweep_tables",
     "report.raw_tables",

@@ -21,9 +21,10 @@ def meminfo(monkeypatch, tmp_path):
     return tmp_path
 
 
-def limit(group, most, used):
+def limit(group, most, used, files=0):
     (group / "memory.max").write_text(f"{most}\n")
     (group / "memory.current").write_text(f"{used}\n")
+    (group / "memory.stat").write_text(f"anon 5\ninactive_file {files}\nactive_file 7\n")
 
 
 def test_what_is_available_is_the_machines_or_the_least_of_the_groups(meminfo):
@@ -34,6 +35,8 @@ def test_what_is_available_is_the_machines_or_the_least_of_the_groups(meminfo):
     assert machine.available_bytes() == 2_000_000
     limit(meminfo / "groups/a", 1_500_000, 1_000_000)
     assert machine.available_bytes() == 500_000
+    limit(meminfo / "groups/a", 1_500_000, 1_000_000, files=400_000)
+    assert machine.available_bytes() == 900_000
     limit(meminfo / "groups/a", 1_000_000, 1_500_000)
     assert machine.available_bytes() == 0
 

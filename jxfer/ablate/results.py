@@ -47,7 +47,7 @@ def write(file: File, folder: pathlib.Path, command: str) -> dict[str, Any]:
         "note": experiment.note,
         "small": file.small,
         "command": command,
-        "commits": sorted({str(records[job.key].commit) for job in finished}),
+        "commits": sorted({commit for job in finished if (commit := records[job.key].commit)}),
         "versions": _versions(sweep, finished),
         "settings": [dataclasses.asdict(setting) for setting in experiment.settings],
         "arms": list(experiment.arms),

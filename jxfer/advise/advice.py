@@ -166,14 +166,14 @@ def make_config(
     the square root. A probe, whose features are computed once, takes four times the epochs.
     """
     stages = pretrained.model.stages
-    frozen = {"freeze_most": stages[-2], "freeze_part": stages[min(1, len(stages) - 2)]}
+    through = {"freeze_most": len(stages) - 2, "freeze_part": min(1, len(stages) - 2)}
     epochs = float(min(max(round(12 * math.sqrt(100 / size.examples)), 3), 30))
     devices = jax.device_count()
     batch_size = next(batch for least, batch in _BATCH_SIZES if size.examples >= least)
     strategy = StrategyConfig()
-    if reach in frozen:
-        strategy = StrategyConfig("partial", frozen[reach])
-    elif reach == "linear_probe":
+    if reach in through and len(stages) > 1:
+        strategy = StrategyConfig("partial", stages[through[reach]])
+    elif reach in (*through, "linear_probe"):  # nothing lies between all of one stage and none
         strategy = StrategyConfig("linear_probe")
         epochs *= 4
     normless = pretrained.folded or not pretrained.model.norm_paths()

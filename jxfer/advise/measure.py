@@ -9,6 +9,7 @@ import dataclasses
 import time
 
 import numpy as np
+import scipy.special
 
 from jxfer.advise import mirror, overlap, similarity, transferability
 from jxfer.advise.mirror import Mirrors
@@ -222,8 +223,7 @@ def _from_source_head(
         missing["leep"] = missing["nce"] = reason
         return None, None
     logits = rows @ head["kernel"] + head["bias"]
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    probabilities = shifted / shifted.sum(1, keepdims=True)
+    probabilities = scipy.special.softmax(logits, 1)
     return (
         transferability.leep(probabilities, labels),
         transferability.nce(logits.argmax(1), labels),

@@ -27,8 +27,9 @@ class EvaluationData:
     """digits, tfds:NAME[/CONFIG][:VERSION] or folder:PATH."""
     data_dir: str | None = None
     """Where tfds: datasets are prepared, a folder or gs://; else TFDS_DATA_DIR."""
-    on_bad_image: Literal["error", "skip"] = "error"
-    """Stop at an image that cannot be read, or leave such images out."""
+    on_bad_image: Literal["error", "skip"] | None = None
+    """Stop at an image that cannot be read, or leave such images out; of a run's own data what the
+    run did, of others error, unless given."""
 
 
 def main(args: list[str]) -> int:
@@ -154,7 +155,7 @@ def open_data(
 
 def _data_config(model: str, data: EvaluationData) -> DataConfig:
     if data.source is not None:
-        return DataConfig(data.source, data.data_dir, on_bad_image=data.on_bad_image)
+        return DataConfig(data.source, data.data_dir, on_bad_image=data.on_bad_image or "error")
     folder = copies.local(model)
     if not (folder / "config.json").is_file():
         raise UserError(f"{model} is no run folder, so name the images: --data.source")
@@ -163,5 +164,5 @@ def _data_config(model: str, data: EvaluationData) -> DataConfig:
 
 def _own_data(run: TrainConfig, data: EvaluationData) -> DataConfig:
     """Of a run's own images, from where `data` says."""
-    data_dir = data.data_dir or run.data.data_dir
-    return dataclasses.replace(run.data, data_dir=data_dir, on_bad_image=data.on_bad_image)
+    given = {name: getattr(data, name) for name in ("data_dir", "on_bad_image")}
+    return dataclasses.replace(run.data, **{name: value for name, value in given.items() if value})

@@ -49,12 +49,12 @@ def main(args: list[str]) -> int:
         images: Annotated[
             tuple[pathlib.Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")
         ],
-        top: int = 3,
-        batch_size: int = 32,
+        top: int | None = None,
+        batch_size: int | None = None,
         dense: bool = False,
-        scale: float = 2.0,
+        scale: float | None = None,
         class_name: str | None = None,
-        out: pathlib.Path = pathlib.Path("scores"),
+        out: pathlib.Path | None = None,
         zoo: str | None = None,
         json: bool = False,
     ) -> int:
@@ -64,17 +64,28 @@ def main(args: list[str]) -> int:
           model: A run folder, the name or folder of a zoo entry, timm/NAME, hf:OWNER/NAME,
             torchvision:NAME, or a .safetensors file that jxfer zoo export wrote.
           images: Image files, or folders of them (with their sub-folders), or gs:// addresses.
-          top: Classes shown for each image.
-          batch_size: Images per step over all devices.
+          top: Classes shown for each image; 3 unless given.
+          batch_size: Images per step over all devices; 32 unless given.
           dense: Run the classifier as a convolution over the whole of each image, larger than it
             was trained on, and draw the map of scores over it.
-          scale: With --dense, the size of the image, relative to what is classified whole.
+          scale: With --dense, the size of the image, relative to what is classified whole; 2 unless
+            given.
           class_name: With --dense, whose scores to draw; the class that scores highest on average
             unless given.
-          out: With --dense, the folder of the drawings; those of an earlier call are replaced.
+          out: With --dense, the folder of the drawings, scores unless given; those of an earlier
+            call are replaced.
           zoo: A folder of zoo entries that is searched first.
           json: Print a JSON list with the probabilities of all classes.
         """
+        of_whole = {"top": top, "batch-size": batch_size}
+        of_maps = {"scale": scale, "class-name": class_name, "out": out}
+        for name, value in (of_whole if dense else of_maps).items():
+            if value is not None:
+                raise UserError(
+                    f"--{name} does nothing {'with' if dense else 'without'} --dense; leave it out"
+                )
+        top = 3 if top is None else top
+        batch_size = 32 if batch_size is None else batch_size
         if top < 1:
             raise UserError(f"--top {top}: show at least one class")
         source = FileSource(find_images(images))
@@ -83,7 +94,13 @@ def main(args: list[str]) -> int:
         card, variables = found.card, found.variables
         if dense:
             predict_dense.predict(
-                card, variables, source, scale=scale, class_name=class_name, out=out, json=json
+                card,
+                variables,
+                source,
+                scale=2.0 if scale is None else scale,
+                class_name=class_name,
+                out=out or pathlib.Path("scores"),
+                json=json,
             )
             return 0
         evaluator, replicated = evaluate.build(card, variables, batch_size)

@@ -68,7 +68,7 @@ def predict(
         raise UserError(f"--class-name {class_name}: {card.name} knows no such class")
     files = [out / f"{pathlib.Path(source.name(i)).stem}-scores.png" for i in range(len(source))]
     if twice := next((file for file in files if files.count(file) > 1), None):
-        raise UserError(f"two images would be drawn to {twice}; name their folders one at a time")
+        raise UserError(f"two images would be drawn to {twice}; give each an --out of its own")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -126,6 +126,11 @@ def _score_maps(card: Card, variables: Tree, source: Source, scale: float) -> It
     for i in range(len(source)):
         example = source[i]
         whole = transforms.decode(example.image, example.name)
+        if max(whole.shape[:2]) > transforms.LONGEST * min(whole.shape[:2]):
+            raise UserError(
+                f"image {example.name}: a strip longer than {transforms.LONGEST} times its width "
+                "has no map; cut it into parts"
+            )
         image = transforms.resize_short_side(whole, short, preprocessing)
         scores = np.asarray(probabilities(variables, image))
         # The middle of a window of n pixels that starts at s is s + (n - 1) / 2.

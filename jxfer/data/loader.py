@@ -10,13 +10,13 @@ processes take seconds to start.
 import dataclasses
 import functools
 import itertools
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 
+from jxfer import machine
 from jxfer.data import augmentation, mixing, sampling, transforms
 from jxfer.data.mixing import Batch
 from jxfer.data.pictures import Picture
@@ -287,7 +287,7 @@ def _iterate(dataset: Any, threads: int | None) -> Iterator[Batch]:
     """Reads ahead in threads; stops them when the caller lets go of the iterator."""
     import grain
 
-    threads = threads or min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+    threads = threads or min(machine.visible_cores(), _MOST_THREADS)
     # A thread makes whole batches: two more than there are threads keep all of them busy.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
     iterator = iter(dataset.to_iter_dataset(options))

@@ -6,10 +6,10 @@ After `transforms` and `sampling`, before `loader`.
 import concurrent.futures
 import itertools
 import logging
-import os
 
 import numpy as np
 
+from jxfer import machine
 from jxfer.data import remote, sampling, sources, transforms
 from jxfer.data.readers import Source, Subset
 from jxfer.data.sources import DataConfig, Splits
@@ -63,10 +63,13 @@ def load_for_evaluation(
 
 
 def drop_unreadable(source: Source) -> tuple[Source, tuple[str, ...]]:
-    """Decodes every image once, on all cores.
+    """Decodes every image once, on all cores that this process may use.
 
     Returns:
       (the source without the unreadable images, their names in the source's order).
+
+    Raises:
+      UserError: no image is left.
     """
 
     def unreadable(chunk: range) -> list[int]:
@@ -82,9 +85,14 @@ def drop_unreadable(source: Source) -> tuple[Source, tuple[str, ...]]:
         return bad
 
     chunks = [range(len(source))[start : start + 64] for start in range(0, len(source), 64)]
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(machine.visible_cores()) as pool:
         bad = list(itertools.chain.from_iterable(pool.map(unreadable, chunks)))
     if not bad:
         return source, ()
     kept = np.setdiff1d(np.arange(len(source)), bad)
+    if not kept.size:
+        raise UserError(
+            f"none of {len(source)} images is readable, the first {source.name(0)}: repair or "
+            "replace them"
+        )
     return Subset(source, kept), tuple(source.name(index) for index in bad)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jxfer import choices
 from jxfer.data import embedded, prepared, remote, subsets
 from jxfer.data.folders import BucketFolder, Folder, LocalFolder
 from jxfer.data.readers import (
@@ -73,14 +74,13 @@ class DataConfig:
     """Stop at an image that cannot be read, or decode all first and leave such images out."""
 
     def __post_init__(self) -> None:
+        choices.check(self, "--data.")
         if self.split_seed < 0:
             raise UserError(f"--data.split-seed must be at least 0, not {self.split_seed}")
         if not 0 < self.val_fraction < 1:
             raise UserError(f"--data.val-fraction must be between 0 and 1, not {self.val_fraction}")
         if self.per_class is not None and self.per_class < 1:
             raise UserError(f"--data.per-class must be at least 1, not {self.per_class}")
-        if self.on_bad_image not in ("error", "skip"):
-            raise UserError(f"--data.on-bad-image must be error or skip, not {self.on_bad_image!r}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from jxfer import choices
 from jxfer.data.randaugment import LARGEST_MAGNITUDE
 from jxfer.errors import UserError
 
@@ -31,7 +32,7 @@ _REDUCED = {
 }
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow's names
 _LARGEST_SIDE = 100_000  # that a model's pixels are cut from
-_LONGEST = 64  # sides of a strip that an evaluation view is cut from
+LONGEST = 64  # sides of a strip that an evaluation view is cut from
 _LARGEST_ALPHA = 1000  # of mixing; there every weight is 1/2 to two digits
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -58,21 +59,13 @@ class Preprocessing:
     """Order in which the model takes the channels."""
 
     def __post_init__(self) -> None:
+        choices.check(self, "preprocessing: ")
         if not 1 <= self.size <= _LARGEST_SIDE:
             raise UserError(
                 f"preprocessing: size must be 1 to {_LARGEST_SIDE:,} pixels, not {self.size}"
             )
         if not 0 < self.crop <= 1:
             raise UserError(f"preprocessing: crop must be above 0 and at most 1, not {self.crop}")
-        if self.interpolation not in _RESAMPLING:
-            raise UserError(
-                f"preprocessing: interpolation must be bilinear or bicubic, "
-                f"not {self.interpolation!r}"
-            )
-        if self.channel_order not in ("RGB", "BGR"):
-            raise UserError(
-                f"preprocessing: channel_order must be RGB or BGR, not {self.channel_order!r}"
-            )
         if self.size / self.crop > _LARGEST_SIDE:
             raise UserError(
                 f"preprocessing: crop {self.crop} of {self.size} px asks for huge images"
@@ -250,7 +243,7 @@ def evaluation_view(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarr
     Returns:
       uint8 `[size, size, 3]`; the very pixels of `image` where the sizes agree.
     """
-    longest = _LONGEST * min(image.shape[:2])
+    longest = LONGEST * min(image.shape[:2])
     top, left = (max(0, (side - longest) // 2) for side in image.shape[:2])
     image = image[top : top + longest, left : left + longest]
     image = resize_short_side(image, round(preprocessing.size / preprocessing.crop), preprocessing)

@@ -7,12 +7,12 @@ the target's predictions sharper.
 
 import dataclasses
 import math
-import typing
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+from jxfer import choices
 from jxfer.errors import UserError
 from jxfer.losses.adversarial import entropy_weights
 
@@ -43,11 +43,7 @@ class AdaptConfig:
     """For mcc: divides the logits."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("method", Method), ("select", Select)):
-            value, choices = getattr(self, name), typing.get_args(kind)
-            if value not in choices:
-                *others, last = choices
-                raise UserError(f"{option(name)} {value}: it must be {', '.join(others)} or {last}")
+        choices.check(self, "--adapt.")
         if not 0 <= self.weight < math.inf:
             raise UserError(f"{option('weight')} {self.weight:g}: it must be at least 0")
         if not 0 < self.temperature < math.inf:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jxfer import choices
 from jxfer.errors import UserError
 
 
@@ -22,10 +23,7 @@ class LossConfig:
     of a batch is then divided by the sum of its weights."""
 
     def __post_init__(self) -> None:
-        if self.class_weights not in ("none", "balanced"):
-            raise UserError(
-                f"--loss.class-weights {self.class_weights}: it must be none or balanced"
-            )
+        choices.check(self, "--loss.")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"--loss.label-smoothing {self.label_smoothing}: it must be in [0, 1)")
 

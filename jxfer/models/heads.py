@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jxfer import choices
 from jxfer.errors import UserError
 from jxfer.models.layers import Conv, Dense, Dropout, TrainLayers, mean_pool
 
@@ -31,8 +32,7 @@ class HeadConfig:
     """Probability of dropping a feature after each hidden layer, and before the last layer."""
 
     def __post_init__(self) -> None:
-        if self.kind not in ("linear", "mlp", "conv"):
-            raise UserError(f"head: kind must be linear, mlp or conv, not {self.kind!r}")
+        choices.check(self, "head: ")
         if (self.kind == "linear") != (not self.hidden):
             raise UserError(
                 f"head: {self.kind} with hidden {list(self.hidden)}: mlp and conv need the widths "

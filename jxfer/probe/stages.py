@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from jxfer import choices
 from jxfer.errors import UserError
 from jxfer.probe import linear, neighbours
 from jxfer.probe.linear import RegularisationPath
@@ -25,6 +26,7 @@ class ProbeConfig:
     """Of the neighbours."""
 
     def __post_init__(self) -> None:
+        choices.check(self, "--probe.")
         if self.kind != "knn" and self.metric != "cosine":
             raise UserError(f"--probe.metric does nothing under --probe.kind {self.kind}")
 

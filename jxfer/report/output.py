@@ -1,6 +1,6 @@
 """Files of a report, and how its page links to others.
 
-After `tables` in the flow.
+First of the report in the flow.
 """
 
 import os

@@ -18,8 +18,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from jxfer.errors import UserError
 from jxfer.report import chart as charts
+from jxfer.report import output
 from jxfer.report.chart import Chart, Line
 
 __all__ = ["Chart", "Code", "Gallery", "Image", "Line", "Link", "Number", "Table", "Text", "write"]
@@ -157,10 +157,7 @@ def write(file: pathlib.Path, title: str, sections: Sequence[Section]) -> None:
         style=Markup(style),
         script=Markup(_asset("page.js")),
     )
-    try:  # a name that is not UTF-8 holds lone surrogates
-        file.write_text(text, "utf-8", errors="backslashreplace", newline="\n")
-    except OSError as error:
-        raise UserError(f"{file}: cannot be written: {error.strerror}") from None
+    output.write_text(file, text)
 
 
 def _asset(name: str) -> str:

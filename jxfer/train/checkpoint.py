@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jxfer import trees
-from jxfer.errors import UserError
+from jxfer.errors import UserError, first_line
 from jxfer.train import hosts
 from jxfer.train.state import TrainState
 from jxfer.trees import Tree
@@ -173,7 +173,7 @@ class Checkpoints:
                 ),
             )
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
-            raise _Rotten(str(error).splitlines()[0][:100]) from error
+            raise _Rotten(first_line(error)[:100]) from error
         tree, progress = restored["state"], restored["progress"]
         flat = trees.flatten(tree)
         checksums = progress.pop("checksums", {})

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from jxfer import trees
+from jxfer import choices, trees
 from jxfer.data.sources import DataConfig
 from jxfer.data.transforms import AugmentConfig
 from jxfer.errors import UserError
@@ -67,6 +67,7 @@ class TrainConfig:
     """A folder of zoo entries that is searched first."""
 
     def __post_init__(self) -> None:
+        choices.check(self, "--")
         for path, value in trees.flatten(dataclasses.asdict(self)).items():
             if isinstance(value, float) and not math.isfinite(value):
                 option = path.replace("/", ".").replace("_", "-")

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+import scipy.special
 
 from jxfer.data import loader
 from jxfer.data.sources import Source
@@ -74,8 +75,7 @@ class Evaluator:
         """Softmax probabilities [N, K] float32, in the source's order."""
         predict_step = _compiled(step.make_predict_step, self._model, self._preprocessing)
         logits: np.ndarray = self._rows(predict_step, variables, source)
-        shifted = np.exp(logits - logits.max(-1, keepdims=True))
-        return shifted / shifted.sum(-1, keepdims=True)
+        return scipy.special.softmax(logits, -1)
 
     def vectors(self, variables: Tree, source: Source) -> dict[str, np.ndarray]:
         """`pooled` [N, C] and `logits` [N, K] of one pass, float32, in the source's order."""

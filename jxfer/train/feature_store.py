@@ -34,6 +34,7 @@ import filelock
 import jax.numpy as jnp
 import numpy as np
 
+from jxfer import choices
 from jxfer.data.embedded import cache_dir
 from jxfer.errors import UserError
 
@@ -68,6 +69,7 @@ class CacheConfig:
     bytes, and a quarter of the memory that is available; 0: never. The pixels are the same."""
 
     def __post_init__(self) -> None:
+        choices.check(self, "--cache.")
         if not self.max_gb > 0:
             raise UserError(f"--cache.max-gb {self.max_gb:g}: it must be above 0")
         if not self.images_gb >= 0:

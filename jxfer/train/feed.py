@@ -4,6 +4,7 @@ After `evaluate` in the flow.
 """
 
 import dataclasses
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -77,8 +78,15 @@ def fingerprint(splits: Splits, target: Target | None) -> dict[str, Any]:
         "labels_crc32": [trees.crc32(source.labels) for source in (splits.train, splits.val)],
     }
     if target is not None:
-        found["target_examples"] = [len(target.train), len(target.unlabelled_val)]
+        both = (target.train, target.unlabelled_val)
+        found["target_examples"] = [len(source) for source in both]
+        found["target_names_crc32"] = [_names_crc32(source) for source in both]
     return found
+
+
+def _names_crc32(source: Source) -> int:
+    names = "\0".join(source.name(i) for i in range(len(source)))
+    return zlib.crc32(names.encode(errors="surrogateescape"))
 
 
 def of_target(config: TrainConfig) -> TrainConfig:

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jxfer.errors import UserError
+from jxfer.errors import UserError, first_line
 
 T = TypeVar("T")
 _log = logging.getLogger("jxfer")
@@ -120,7 +120,7 @@ def joined(config: HostsConfig) -> Iterator[None]:
             )
         except (RuntimeError, ValueError) as error:
             raise UserError(
-                f"the hosts of {found or config.coordinator}: {str(error).splitlines()[0]}; "
+                f"the hosts of {found or config.coordinator}: {first_line(error)}; "
                 "--hosts.count 1 would train on this one alone"
             ) from error
         if jax.device_count() != jax.process_count() * jax.local_device_count():

@@ -101,12 +101,12 @@ def _take_steps(
     judge = run.judge
     judge.restore(progress)
     start = int(host_state.step)
-    data = run.fingerprint()
-    if progress.setdefault("data", data) != data:
-        raise UserError(
-            f"{run.folder}: the data changed since this run began ({progress['data']} then, {data} "
-            "now); restore it, or take a new folder as --run"
-        )
+    for name, now in {"data": run.fingerprint(), "starting weights": run.weights()}.items():
+        if progress.setdefault(name, now) != now:
+            raise UserError(
+                f"{run.folder}: the {name} changed since this run began ({progress[name]} then, "
+                f"{now} now); restore what was there, or take a new folder as --run"
+            )
     if restored:
         _log.warning("%s resumes from step %d of %d", run.folder, start, course.steps)
     if run.is_over(judge.best, start):

@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import json
 import logging
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ from jxfer.trees import Tree
 
 _log = logging.getLogger("jxfer")
 _NO_CHANGE = AugmentConfig()
-_digest = functools.lru_cache(maxsize=4)(images_sha256)  # once for all phases
+_digests: weakref.WeakKeyDictionary[Source, str] = weakref.WeakKeyDictionary()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,3 +310,10 @@ def _forward_flops(plan: Plan, output: str) -> float:
     cost = lowered.cost_analysis()
     assert cost is not None
     return float(cost["flops"])
+
+
+def _digest(source: Source) -> str:
+    """`images_sha256`, once for all phases of a run."""
+    if source not in _digests:
+        _digests[source] = images_sha256(source)
+    return _digests[source]

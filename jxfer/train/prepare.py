@@ -11,7 +11,7 @@ from jxfer import trees
 from jxfer.data import kept, screen
 from jxfer.data.sources import Splits
 from jxfer.data.targets import Target
-from jxfer.train import parallel, prefix, summary
+from jxfer.train import parallel, prefix, program
 from jxfer.train.config import TrainConfig
 from jxfer.train.feed import fingerprint, load_target
 from jxfer.train.judge import Judge
@@ -66,7 +66,7 @@ def prepare(config: TrainConfig, folder: pathlib.Path, quiet: bool, profile: boo
     Raises:
       UserError: what a person can cause, in one line.
     """
-    commit = summary.commit()  # of the code that is about to run, whatever is committed meanwhile
+    commit = program.commit()  # of the code that is about to run, whatever is committed meanwhile
     parallel.check_batch(config.batch_size, config.accumulate)
     splits = screen.load_splits(config.data)
     evaluate_at = evaluation_steps(config, len(splits.train))

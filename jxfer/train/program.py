@@ -7,10 +7,13 @@ by other versions rounds otherwise, so what is kept on disk carries this beside 
 import hashlib
 import os
 import pathlib
+import subprocess
 from importlib.metadata import version
 from typing import Any
 
 import jax
+
+from jxfer import machine
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _CALLED = ("jax", "jaxlib", "flax", "numpy", "opencv-python-headless", "pillow")
@@ -28,12 +31,6 @@ def _code() -> dict[str, str]:
 CODE = _code()  # now: a checkout may change the files while the process goes on
 
 
-def visible_cores() -> int | None:
-    """Cores that this process may run on: XLA divides a CPU program among them as it compiles."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-    return len(affinity(0)) if affinity else os.cpu_count()
-
-
 def identity(batch_size: int) -> dict[str, Any]:
     """JSON values.
 
@@ -45,9 +42,27 @@ def identity(batch_size: int) -> dict[str, Any]:
         "device": device.device_kind,
         "runtime": device.client.platform_version,
         "devices": jax.device_count(),
-        "cores": visible_cores(),
+        "cores": machine.visible_cores(),  # XLA divides a CPU program among them
         "batch_size": batch_size,
         "matmul_precision": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
         **{name: os.environ.get(name) for name in ("XLA_FLAGS", "NVIDIA_TF32_OVERRIDE")},
         "code": CODE,
     }
+
+
+def commit() -> str | None:
+    """The git commit of this package, with `+changes` where its files differ from it.
+
+    None where the package is no part of a git repository, be it installed in the folder of one.
+    """
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=_PACKAGE, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -14,9 +14,9 @@ import pathlib
 import filelock
 import jax
 
+from jxfer import machine
 from jxfer.data.embedded import cache_dir
 from jxfer.errors import UserError
-from jxfer.train import program
 
 SWITCH = "JXFER_COMPILED"
 """The environment variable that switches it off."""
@@ -40,7 +40,7 @@ def switch_on() -> None:
         raise UserError(f"{SWITCH}={switch}: it must be on or off")
     if switch == "off" or jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
-    folder = cache_dir() / "compiled" / f"{program.visible_cores()}-cores"
+    folder = cache_dir() / "compiled" / f"{machine.visible_cores()}-cores"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / ".lockfile"):  # JAX's own, held while it writes

@@ -3,10 +3,8 @@
 import collections
 import dataclasses
 import importlib.metadata
-import pathlib
 import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -287,22 +285,3 @@ def model_card(
         command=shlex.join(sys.argv),
         commit=summary["commit"],
     )
-
-
-def commit() -> str | None:
-    """The git commit of the code, with `+changes` where files differ from it; None outside git."""
-    here = pathlib.Path(__file__).parent
-    try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        )
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no", "."],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")

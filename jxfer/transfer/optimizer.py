@@ -13,6 +13,7 @@ from typing import Any, Literal
 import jax
 import optax
 
+from jxfer import choices
 from jxfer.errors import UserError
 from jxfer.transfer.labels import FROZEN, HEAD, LOW_LR
 from jxfer.trees import Tree
@@ -55,6 +56,7 @@ class OptimizerConfig:
     """For step: the factor of each decay."""
 
     def __post_init__(self) -> None:
+        choices.check(self, "--optimizer.")
         bounds = {
             "lr": (self.lr > 0, "above 0"),
             "backbone_lr": (self.backbone_lr is None or self.backbone_lr >= 0, "at least 0"),

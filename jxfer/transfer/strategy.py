@@ -26,6 +26,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
+from jxfer import choices
 from jxfer.errors import UserError
 from jxfer.transfer.labels import FROZEN, HEAD, LOW_LR, Rule, base, is_label
 
@@ -73,6 +74,7 @@ class StrategyConfig:
     runs on its stored averages."""
 
     def __post_init__(self) -> None:
+        choices.check(self, "--strategy.")
         if self.phase_epochs is not None and not 0 < self.phase_epochs < math.inf:
             raise UserError(f"--strategy.phase-epochs {self.phase_epochs:g}: it must be above 0")
 

@@ -8,11 +8,12 @@ with the hash that names it in the cache, too.
 import dataclasses
 import hashlib
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 from jxfer.data.transforms import Preprocessing
-from jxfer.errors import UserError
+from jxfer.errors import UserError, first_line
 from jxfer.json_fields import decode, parse
 from jxfer.models import registry
 from jxfer.zoo import imagenet
@@ -87,11 +88,10 @@ def _download(where: str, repository: str, file: str, revision: str | None) -> P
     except errors.EntryNotFoundError:
         problem = f"it holds no {file}: only repositories in timm's form are read"
     except errors.HFValidationError as error:
-        problem = str(error).splitlines()[0]
+        problem = first_line(error)
     # HTTPError is that of whichever HTTP library the client is built on; RuntimeError is hf_xet's.
     except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:  # type: ignore[attr-defined]
-        lines = str(error).splitlines() or [type(error).__name__]
-        problem = f"{file}: {lines[0][:200]}; try again"
+        problem = f"{file}: {first_line(error)[:200]}; try again"
     else:
         _verify(path, where)
         return path
@@ -155,7 +155,10 @@ def _read_config(fields: Any, where: str) -> tuple[Card, int | None]:
         raise UserError(f"{where}: the field {error.args[0]} is missing") from None
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{where}: not a config of timm's: {error}") from None
-    preprocessing = decode(Preprocessing, pixels, where)
+    found = decode(Preprocessing, pixels, where)
+    # timm rounds the resized short side down, where `transforms.evaluation_view` takes the nearest.
+    short = math.floor(found.size / found.crop)
+    preprocessing = dataclasses.replace(found, crop=found.size / short)
     for what, holds in asked.items():
         if not holds:
             raise UserError(f"{where}: jxfer's networks take {what}, and this one does not")

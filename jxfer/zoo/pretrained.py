@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-from jxfer import trees
+from jxfer import choices, trees
 from jxfer.data.transforms import Preprocessing
 from jxfer.errors import UserError
 from jxfer.models import registry
@@ -46,6 +46,7 @@ class ModelConfig:
     """Stages to take from the weights, such as stem stage1, as far as they fit; all else is new."""
 
     def __post_init__(self) -> None:
+        choices.check(self, "--model.")
         if self.image_size is not None and self.image_size < 1:
             raise UserError(f"--model.image-size {self.image_size}: it must be at least 1 pixel")
 

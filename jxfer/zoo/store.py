@@ -18,7 +18,7 @@ import numpy as np
 
 from jxfer import trees
 from jxfer.data import copies, remote
-from jxfer.errors import UserError
+from jxfer.errors import UserError, first_line
 from jxfer.models import registry
 from jxfer.models.registry import Model
 from jxfer.trees import Tree
@@ -122,7 +122,7 @@ def load(folder: str | Path) -> tuple[Card, Tree]:
     try:
         variables = _read_tensors(tensors)
     except Exception as error:  # Orbax raises many types; whatever it is, the entry is unusable
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        reason = first_line(error)[:120]
         raise UserError(f"{tensors}: cannot be restored: {reason}") from error
     if trees.sha256(variables) != card.tensors_sha256:
         raise UserError(f"{tensors}: the tensors do not match tensors_sha256 in {CARD}")

@@ -56,15 +56,12 @@ def replacing(
         yield new
         if target.is_dir():  # a folder cannot be renamed over another
             target.rename(old)
-        try:
-            new.replace(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
+        new.replace(target)
     except OSError as error:  # no space, no right, or a folder that vanished
         raise UserError(f"{target}: cannot be written: {error.strerror or error}") from None
     finally:
+        if old.exists() and not target.exists():  # an error or a signal between the two renames
+            old.rename(target)
         for path in (new, old):
             _remove(path)
 

@@ -135,6 +135,14 @@ def test_a_reach_becomes_a_config(pretrained, reach, strategy, freeze_through):
     assert found.epochs == {"linear_probe": 48}.get(strategy, 12)
 
 
+@pytest.mark.parametrize("reach", ["freeze_part", "freeze_most", "linear_probe"])
+def test_of_a_network_of_one_stage_all_is_frozen(reach):
+    model = ModelConfig(arch="alexnet", through="stage1")
+    one = create_model(model, ("a", "b"), scratch=True)
+    found = advice.make_config(reach, DataConfig("digits"), model, one, FEW)
+    assert found.strategy.name == "linear_probe"
+
+
 def test_measurements_take_a_bounded_share_of_the_work():
     images = advice.images_to_measure
     assert images(1e9, 1e6, candidates=1) == 1000

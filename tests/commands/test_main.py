@@ -292,6 +292,10 @@ def test_an_unreadable_image_is_named(images, tmp_path, capsys):
     summary = json.loads(capsys.readouterr().out)
     assert summary["skipped_images"] == ["train/bees/00.png"]
     assert summary["train_examples"] == 35
+    evaluation = ("evaluate", str(tmp_path / "goes-on"), "--split", "train")
+    assert main([*evaluation, "--json"]) == 0  # as the run did
+    assert json.loads(capsys.readouterr().out)["examples"] == 35
+    assert "bees/00.png" in fails(capsys, *evaluation, "--data.on-bad-image", "error")
 
 
 def test_a_headless_entry_does_not_evaluate(tmp_path, images, capsys):

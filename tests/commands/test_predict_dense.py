@@ -69,6 +69,7 @@ def test_a_larger_image_gives_a_map_and_a_drawing_each(entry, tmp_path, capsys):
         (("--scale", "nan"), ("--scale nan", "at least 1")),
         (("--class-name", "dogs"), ("dogs", "small")),
         (("--out", "{file}"), ("--out", "exists")),
+        (("--top", "2"), ("--top does nothing with --dense",)),
     ],
 )
 def test_bad_options_are_one_line_and_draw_nothing(
@@ -80,6 +81,18 @@ def test_bad_options_are_one_line_and_draw_nothing(
     with one_line(*words):
         main([entry, str(images / "test" / "ants"), "--dense", *args])
     assert not (tmp_path / "scores").exists()
+
+
+@pytest.mark.parametrize("idle", ["--scale=2", "--class-name=ants", "--out=maps"])
+def test_options_of_maps_do_nothing_without_dense(idle, entry, images, one_line):
+    with one_line(f"{idle.partition('=')[0]} does nothing without --dense"):
+        main([entry, str(images / "test" / "ants"), *idle.split("=")])
+
+
+def test_a_long_strip_has_no_map(entry, tmp_path, one_line):
+    cv2.imwrite(str(tmp_path / "strip.png"), np.zeros((2, 200, 3), np.uint8))
+    with one_line("strip.png", "64 times"):
+        main([entry, str(tmp_path / "strip.png"), "--dense", "--out", str(tmp_path / "maps")])
 
 
 def test_two_images_of_one_name_are_refused(entry, images, tmp_path, one_line):

@@ -52,6 +52,15 @@ def test_a_class_without_readable_images_is_named(make_folder):
         load_splits(DataConfig(f"folder:{root}", on_bad_image="skip"))
 
 
+def test_a_split_without_readable_images_is_refused(make_folder):
+    root = make_folder({"train/a": 5, "train/b": 5, "val/a": 2, "val/b": 2})
+    for file in (root / "val").rglob("*.png"):
+        file.write_bytes(b"")
+    for load in (load_splits, load_for_evaluation):
+        with pytest.raises(UserError, match=r"none of 4 images is readable, the first .*a/00\.png"):
+            load(DataConfig(f"folder:{root}", on_bad_image="skip"))
+
+
 def test_balanced_sampling_is_refused_before_a_run_where_a_class_is_empty(
     source, monkeypatch, one_line
 ):

@@ -187,7 +187,7 @@ def test_a_home_folder_is_expanded(make_folder, monkeypatch):
         ({"split_seed": -1}, "--data.split-seed must be at least 0, not -1"),
         ({"val_fraction": 1.0}, "--data.val-fraction must be between 0 and 1, not 1.0"),
         ({"per_class": 0}, "--data.per-class must be at least 1, not 0"),
-        ({"on_bad_image": "ignore"}, "--data.on-bad-image must be error or skip, not 'ignore'"),
+        ({"on_bad_image": "ignore"}, "--data.on-bad-image ignore: it must be error or skip"),
     ],
 )
 def test_options_out_of_range(options, message):

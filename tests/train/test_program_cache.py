@@ -10,7 +10,8 @@ import sys
 import jax
 import pytest
 
-from jxfer.train import program, program_cache
+from jxfer import machine
+from jxfer.train import program_cache
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TESTS_OWN = "JAX_COMPILATION_CACHE_DIR"  # set by conftest.py
@@ -28,7 +29,7 @@ def updates(monkeypatch, tmp_path):
 
 
 def test_it_is_a_folder_for_each_number_of_cores_with_a_bound(updates, tmp_path, monkeypatch):
-    monkeypatch.setattr(program, "visible_cores", lambda: 3)
+    monkeypatch.setattr(machine, "visible_cores", lambda: 3)
     program_cache.switch_on()
     folder = tmp_path / "compiled" / "3-cores"
     assert folder.is_dir()

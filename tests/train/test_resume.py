@@ -15,6 +15,8 @@ from jxfer.data.transforms import AugmentConfig
 from jxfer.models.heads import HeadConfig
 from jxfer.train import loop, run_folder
 from jxfer.train.log import TrainingLog
+from jxfer.transfer.strategy import StrategyConfig
+from jxfer.zoo import store
 from jxfer.zoo.pretrained import ModelConfig
 
 
@@ -221,6 +223,23 @@ def test_data_that_changed_is_an_error_that_loses_nothing(small_config, images, 
     with one_line("the data changed"):
         loop.run_config(config, run, quiet=True)
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == kept
+
+
+@pytest.mark.slow
+def test_starting_weights_that_changed_are_an_error(
+    make_entry, small_config, tmp_path, one_line, monkeypatch
+):
+    entry = make_entry("standard")
+    config = small_config(
+        model=ModelConfig(weights=str(entry)), strategy=StrategyConfig("linear_probe"), epochs=1.0
+    )
+    run = tmp_path / "run"
+    loop.run_config(config, run, quiet=True)
+    (run / "summary.json").unlink()
+    card, variables = store.load(entry)
+    store.save(entry, card, jax.tree.map(lambda leaf: leaf * 1.5, variables), overwrite=True)
+    with one_line("the starting weights changed", "--run"):
+        loop.run_config(config, run, quiet=True)
 
 
 class _Interruption(Exception):

@@ -25,7 +25,7 @@ CONFIG: dict[str, Any] = {
         "test_input_size": [3, 48, 48],
         "test_crop_pct": 1.0,
         "interpolation": "bicubic",
-        "crop_pct": 0.95,
+        "crop_pct": 0.94,
         "crop_mode": "center",
         "mean": [0.5, 0.4, 0.3],
         "std": [0.2, 0.3, 0.4],

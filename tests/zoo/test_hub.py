@@ -38,7 +38,7 @@ def test_everything_comes_from_the_repository(server, content, tensors):
     assert (card.name, card.arch, card.licence) == (NAME, "resnet20", "mit")
     assert card.class_names == ("ant", "bee", "cat", "dog", "eel")
     preprocessing = card.preprocessing
-    assert (preprocessing.size, preprocessing.crop) == (40, 0.95)
+    assert (preprocessing.size, preprocessing.size / preprocessing.crop) == (40, 42)  # of 42.55
     assert preprocessing.interpolation == "bicubic"
     assert preprocessing.mean == (0.5, 0.4, 0.3)
     assert preprocessing.std == (0.2, 0.3, 0.4)
