@@ -25,7 +25,7 @@ Expected: a table and figures where the probes fall behind all the others but on
 data, and where full, freeze part and freeze most are within a few points of each other.
 
 Command: `python experiments/four_scenarios.py --jobs 2`, after `python experiments/images.py ZIPS`
-Time: 80 minutes on 2 cores, for 600 runs; `--small` (digits, 2 seeds) five minutes, no images.
+Time: 75 minutes on 2 cores, for 600 runs; `--small` (digits, 2 seeds) five minutes, no images.
 """
 
 import dataclasses
