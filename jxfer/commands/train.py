@@ -15,7 +15,7 @@ from jxfer.errors import UserError
 from jxfer.json_fields import decode, parse
 from jxfer.train import loop, mirror
 from jxfer.train.config import TrainConfig
-from jxfer.train.hosts import HostsConfig, from_first, is_first, joined
+from jxfer.train.hosts import HostsConfig, check_same, from_first, is_first, joined
 
 _HIGH_WAIT = 0.1
 
@@ -49,6 +49,7 @@ def main(args: list[str]) -> int:
           json: Print summary.json instead of a table.
         """
         with joined(hosts), contextlib.ExitStack() as held:
+            check_same({"--run": str(run)})
             # The first host alone has the folder; a bucket that fails there ends them all.
             folder = from_first(lambda: held.enter_context(mirror.mirrored(run)))
             summary = loop.run_config(config, folder, quiet=json, profile=profile)

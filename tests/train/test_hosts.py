@@ -33,8 +33,8 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(config, run, count, extra=()):
-    """`jxfer train` on so many hosts, with four devices in all."""
+def start(config, run, count, extra=(), last=()):
+    """`jxfer train` on so many hosts, with four devices in all; `last`: to the last host alone."""
     options = [*configs.to_options(configs.to_dict(config)), *extra]
     port, flag = free_port(), f"--xla_force_host_platform_device_count={4 // count}"
     processes = []
@@ -46,7 +46,7 @@ def start(config, run, count, extra=()):
         command = [sys.executable, "-m", "jxfer", "train", "--run", str(run), *options]
         processes.append(
             subprocess.Popen(
-                [*command, *(place if count > 1 else ())],
+                [*command, *(place if count > 1 else ()), *(last if index == count - 1 else ())],
                 env=os.environ | {"XLA_FLAGS": flag, "PYTHONPATH": str(ROOT)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -103,6 +103,16 @@ def long(small_config, make_entry):
         log_every=3,
         checkpoint_every=50,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("last", "what"), [("--run=elsewhere", "--run"), ("--seed=7", "config")])
+def test_hosts_that_are_not_told_the_same_refuse(short, tmp_path, last, what):
+    told = end(start(short, tmp_path / "run", 2, last=last.split("=")))
+    assert [code for code, *_ in told] == [2, 2]
+    for index, (_, _, stderr) in enumerate(told):
+        assert f"host {1 - index} has another {what} than host {index}" in stderr
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 @pytest.mark.slow
