@@ -217,3 +217,20 @@ def test_a_set_whose_making_ended_early_is_made_again(images, tmp_path, monkeypa
     assert files(images.build("some", lambda target: (target / "whole.png").touch())) == {
         "whole.png"
     }
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_committed_table_is_of_the_file_beside_it(load, path):
+    file = EXPERIMENTS / "results" / path.stem / "results.json"
+    if not file.exists():
+        pytest.skip("not yet run in full")
+    table, found = json.loads(file.read_text()), load(path, False)
+    for name in ("title", "note", "axis"):
+        assert table[name] == getattr(found, name), name
+    for name in ("seeds", "tuning_seeds", "arms"):
+        assert table[name] == list(getattr(found, name)), name
+    assert [setting["name"] for setting in table["settings"]] == [s.name for s in found.settings]
+    for search in table["choices"]:
+        tried = [one["choice"] for one in search["validation"]] or [search["chosen"]]
+        assert tried == [dict(choice) for choice in found.choices[search["arm"]]], search["arm"]
+    assert len(table["claims"]) >= len(found.claims)
