@@ -3,6 +3,7 @@
 That any interruption schedule gives the same final state is in `train/test_resume.py`.
 """
 
+import collections
 import itertools
 import re
 
@@ -19,12 +20,10 @@ from jxfer.data.loader import eval_batches, train_batches, train_rows
 from jxfer.data.sources import Example, Source
 from jxfer.data.transforms import CIFAR, AugmentConfig, Preprocessing
 from jxfer.errors import UserError
-from jxfer.models import registry
 from jxfer.transfer import optimizer
 from jxfer.transfer.labels import FROZEN, base, label_tree
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig, phases
-from jxfer.zoo import torch_names
 from jxfer.zoo.card import Card
 from tests.hypotheses import examples
 
@@ -131,29 +130,37 @@ PATHS = (
     "head/linear/bias",
 )
 PARAMS = trees.unflatten(dict.fromkeys(PATHS, 0))
-patterns = st.lists(
-    st.sampled_from(["stem", "stage1", "stage[12]", "head", "/", ".*", "conv", "kernel", "(", "?"]),
-    min_size=1,
-    max_size=4,
-).map("".join)
-rules = st.lists(
-    st.tuples(patterns, st.sampled_from(["frozen", "low_lr", "head", "low_lr/stage1", "cold"])),
-    max_size=4,
-).map(lambda found: [*found, (".*", "head")] if len(found) % 2 else found)
+patterns = st.sampled_from(
+    ["stem/.*", "stage1/.*", "stage[12]/.*", ".*/bias", ".*norm.*", ".*kernel", "head/", "head/("]
+)
+named = st.sampled_from(["frozen", "low_lr", "head", "low_lr/stage1", "low_lr/stage2", "cold"])
+rules = st.tuples(
+    st.lists(st.tuples(patterns, named), max_size=3, unique_by=lambda rule: rule[0]),
+    st.sampled_from([[(".*", "head")], [(".*", "frozen")], []]),
+).map(lambda drawn: drawn[0] + drawn[1])
 
 
-@examples(60)
-@given(rules)
-def test_any_rule_list_covers_every_leaf_or_is_an_error(rules):
-    try:
-        labels = trees.flatten(label_tree(PARAMS, rules))
-    except UserError:
-        return
-    deciding = [
-        next(rule for rule in rules if re.fullmatch(rule[0], path)) for path in sorted(PATHS)
-    ]
-    assert labels == dict(zip(sorted(PATHS), (label for _, label in deciding), strict=True))
-    assert set(deciding) == set(rules)
+def test_any_rule_list_covers_every_leaf_or_is_an_error():
+    outcomes = collections.Counter()
+
+    @examples(100)
+    @given(rules)
+    def check(rules):
+        try:
+            labels = trees.flatten(label_tree(PARAMS, rules))
+        except UserError:
+            outcomes["error"] += 1
+            return
+        outcomes["labels"] += 1
+        deciding = {
+            path: next(i for i, rule in enumerate(rules) if re.fullmatch(rule[0], path))
+            for path in PATHS
+        }
+        assert labels == {path: rules[i][1] for path, i in deciding.items()}
+        assert set(deciding.values()) == set(range(len(rules)))
+
+    check()
+    assert min(outcomes["error"], outcomes["labels"]) >= 10, outcomes
 
 
 STAGES = ("stem", "stage1", "stage2")
@@ -220,29 +227,3 @@ texts = st.text(st.sampled_from('a/.<\n\x1b\x9b\u202e"\\\0é猫\U0001f431'), max
 def test_a_card_reads_back_as_it_was(name, classes, config):
     card = Card(name, "resnet20", tuple(classes), CIFAR, notes=name, config=config)
     assert Card.from_json(card.to_json()) == card
-
-
-@pytest.mark.slow
-@examples(8)
-@given(
-    st.sampled_from(["resnet20", "resnet20_b"]),
-    st.one_of(st.none(), st.integers(1, 5)),
-    st.sampled_from([None, "stage1", "stage2"]),
-    st.integers(0, 2**31),
-)
-def test_import_then_export_then_import_is_the_identity(arch, classes, through, seed):
-    model = registry.create(arch, None if through else classes, through=through)
-    rng = np.random.default_rng(seed)
-    first = trees.unflatten(
-        {
-            path: rng.normal(size=leaf.shape).astype(np.float32)
-            for path, leaf in trees.flatten(model.shapes()).items()
-        }
-    )
-    tensors = torch_names.export_torch(first, model)
-    again = torch_names.import_torch(tensors, model)
-    assert trees.sha256(again.variables) == trees.sha256(first)
-    assert again.report.dropped == again.report.reinitialised == ()
-    exported = torch_names.export_torch(again.variables, model)
-    assert exported.keys() == tensors.keys()
-    assert all(trees.same_bits(exported[name], tensors[name]) for name in tensors)

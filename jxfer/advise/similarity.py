@@ -163,11 +163,6 @@ class NormShift:
             groups.setdefault(path.split("/")[0], []).append(shift)
         return {stage: float(np.mean(shifts)) for stage, shifts in groups.items()}
 
-    @property
-    def mean(self) -> float | None:
-        """Over all layers; None where there are none."""
-        return float(np.mean(list(self.layers.values()))) if self.layers else None
-
 
 def norm_shift(
     model: Model,

@@ -56,9 +56,9 @@ def main(args: list[str]) -> int:
         """
         found = weights.load(model, zoo=zoo)
         found.check_named()
+        evaluator, replicated = build(found.card, found.variables, batch_size)
         spec, source, skipped = _open(model, data, split, found.card)
         found.card.check_classes(source.class_names)
-        evaluator, replicated = build(found.card, found.variables, batch_size)
         result = evaluator.evaluate(replicated, source)
         low, high = statistics.wilson_interval(result.correct, result.examples)
         figures = dataclasses.asdict(result) | {

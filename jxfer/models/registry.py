@@ -36,7 +36,6 @@ class Architecture:
     """One row of the registry."""
 
     name: str
-    family: Literal["cifar_resnet", "resnet", "alexnet", "vgg"]
     config: ResNetConfig | AlexNetConfig | VGGConfig
     """What its family's module is built from."""
     parameters: int
@@ -65,7 +64,6 @@ def _cifar(depth: int, shortcut: Literal["A", "B"], parameters: int) -> Architec
     blocks = (depth - 2) // 6
     return Architecture(
         name=f"resnet{depth}" + ("_b" if shortcut == "B" else ""),
-        family="cifar_resnet",
         config=ResNetConfig((blocks,) * 3, "basic", width=16, stem="cifar", shortcut=shortcut),
         preprocessing=CIFAR,
         num_classes=10,
@@ -84,7 +82,7 @@ _DEPTHS = {
 
 def _imagenet(name: str, depth: int, parameters: int, **options: Any) -> Architecture:
     config = ResNetConfig(_DEPTHS[depth], "basic" if depth < 50 else "bottleneck", **options)
-    return Architecture(name, "resnet", config, parameters)
+    return Architecture(name, config, parameters)
 
 
 def _resnet_d(depth: int, parameters: int) -> Architecture:
@@ -100,8 +98,8 @@ def _vgg(
     """Without and with BatchNorm."""
     plain, normed = VGGConfig(depths), VGGConfig(depths, norm=True)
     return (
-        Architecture(f"vgg{depth}", "vgg", plain, parameters, smallest=32),
-        Architecture(f"vgg{depth}_bn", "vgg", normed, normed_parameters, smallest=32),
+        Architecture(f"vgg{depth}", plain, parameters, smallest=32),
+        Architecture(f"vgg{depth}_bn", normed, normed_parameters, smallest=32),
     )
 
 
@@ -128,7 +126,7 @@ _ROWS: tuple[Architecture, ...] = (
     _imagenet("resnext101_64x4d", 101, 83_455_272, groups=64, group_width=4),
     _resnet_d(18, 11_708_744),
     _resnet_d(50, 25_576_264),
-    Architecture("alexnet", "alexnet", AlexNetConfig(), 61_100_840, smallest=63),
+    Architecture("alexnet", AlexNetConfig(), 61_100_840, smallest=63),
     *_vgg(11, (1, 1, 2, 2, 2), 132_863_336, 132_868_840),
     *_vgg(13, (2, 2, 2, 2, 2), 133_047_848, 133_053_736),
     *_vgg(16, (2, 2, 3, 3, 3), 138_357_544, 138_365_992),

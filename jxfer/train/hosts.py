@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import glob
 import importlib.util
-import logging
 import os
 import pickle
 import subprocess
@@ -23,7 +22,6 @@ from jax.experimental import multihost_utils
 from jxfer.errors import UserError, first_line
 
 T = TypeVar("T")
-_log = logging.getLogger("jxfer")
 _LEAVING = 30
 """Seconds that a host waits for the others where it ends."""
 _BLOCK = 1 << 14  # bytes: messages are padded to a multiple, so that most share a program

@@ -1,6 +1,5 @@
 """Workers in processes: the same bits whatever their number, and none lost to one that dies."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from jxfer.ablate import experiment, launch, worker
 from jxfer.ablate.launch import RayConfig, SlurmConfig, Workers
 from jxfer.ablate.sweep import Sweep
 from jxfer.zoo import store
+from tests.runs import lines, summary
 
 
 @pytest.fixture
@@ -26,13 +26,9 @@ def outcomes(sweep):
     for key, record in sweep.records().items():
         assert record.status == "finished", record.error
         folder = sweep.cells / key
-        summary = json.loads((folder / "summary.json").read_text())
-        del summary["commit"]
         _, variables = store.load(folder / "model")
         bits = {path: trees.crc32(leaf) for path, leaf in trees.flatten(variables).items()}
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        metrics = [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
-        found[key] = (summary, bits, metrics)
+        found[key] = (summary(folder), bits, lines(folder))
     return found
 
 
@@ -103,7 +99,6 @@ def test_jobs_of_submitit_run_the_sweep(declare, sweep_of, tmp_path):
     assert any((tmp_path / "out" / "submitit").iterdir())
 
 
-@pytest.mark.slow
 def test_a_preempted_job_is_queued_again(declare, tmp_path):
     pytest.importorskip("submitit")
     workers = Workers(declare(), False, tmp_path / "out", jobs=1)

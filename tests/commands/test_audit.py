@@ -105,10 +105,7 @@ def test_a_run_with_data_and_weights_has_the_data_s_classes(capsys, images):
         (["--data.per-class", "3"], "unknown data source"),
     ],
 )
-def test_bad_input_is_one_line(args, line, capsys):
-    assert main(["audit", *SMALL, *args]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    (found,) = captured.err.strip().splitlines()
+def test_bad_input_is_one_line(args, line, fails):
+    found = fails(["audit", *SMALL, *args])
     assert found.startswith("jxfer: error: ")
     assert line in found

@@ -37,7 +37,7 @@ def test_it_writes_a_plot_and_figures_and_leaves_no_run(command, tmp_path, capsy
     assert "phase scratch; 12 steps, the last" in shown
 
 
-def test_what_is_wrong_is_one_line(command, tmp_path, capsys):
+def test_what_is_wrong_is_one_line(command, tmp_path, fails):
     (tmp_path / "file").write_text("")
     for more, words in (
         (("--sweep.lowest", "1"), "--sweep.lowest 1 --sweep.highest 0.1"),
@@ -45,8 +45,4 @@ def test_what_is_wrong_is_one_line(command, tmp_path, capsys):
         (("--batch-size", "20"), "does not divide"),
         (("--accumulate", "3"), "--accumulate 3"),
     ):
-        assert main([*command, *more]) == 2
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        (line,) = captured.err.strip().splitlines()
-        assert words in line
+        assert words in fails([*command, *more])

@@ -64,10 +64,9 @@ def test_evaluate_and_predict_take_the_name(repository, images, tmp_path, capsys
 @pytest.mark.parametrize(
     "args", [("evaluate", NAME, "--data.source", "folder:IMAGES"), ("predict", NAME, "IMAGES")]
 )
-def test_a_head_without_names_is_said_plainly(args, hub_server, weights, images, no_zoos, capsys):
+def test_a_head_without_names_is_said_plainly(args, hub_server, weights, images, no_zoos, fails):
     publish(hub_server, weights.read_bytes(), PETS | {"label_names": None})
-    assert main([arg.replace("IMAGES", str(images)) for arg in args]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    line = fails([arg.replace("IMAGES", str(images)) for arg in args])
     assert f"{NAME}: nothing names the 3 classes of its head" in line
     assert f"jxfer zoo import {NAME} --class-names" in line
 

@@ -6,6 +6,7 @@ import pytest
 
 from jxfer.commands.zoo import main
 from jxfer.zoo import store
+from tests.runs import flip_a_bit, largest_file
 
 
 def test_import_then_list_show_and_verify(zoo, capsys, run_import):
@@ -57,10 +58,7 @@ def test_json(zoo, capsys, run_import):
 
 def test_verify_a_damaged_entry(one_line, zoo, run_import):
     run_import("--headless")
-    largest = max((zoo / "net").rglob("*"), key=lambda file: file.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 2] ^= 1
-    largest.write_bytes(content)
+    flip_a_bit(largest_file(zoo / "net"))
     with one_line("net", "damaged"):
         main(["verify", "net", "--zoo", str(zoo)])
 

@@ -10,6 +10,7 @@ from jxfer.commands.zoo import main
 from jxfer.models import registry
 from jxfer.zoo import store
 from jxfer.zoo.card import Card
+from tests.runs import flip_a_bit, largest_file
 
 
 @pytest.fixture
@@ -57,10 +58,7 @@ def test_stablehlo(zoo, tmp_path, capsys):
 
 @pytest.mark.parametrize("format", ["torch", "stablehlo"])
 def test_a_damaged_entry_writes_nothing(one_line, zoo, tmp_path, format):
-    largest = max((zoo / "small").rglob("*"), key=lambda file: file.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 2] ^= 1
-    largest.write_bytes(content)
+    flip_a_bit(largest_file(zoo / "small"))
     out = str(tmp_path / "out" / "small.safetensors")
     with one_line("small", "damaged"):
         main(["export", "small", "--format", format, "--out", out, "--zoo", str(zoo)])

@@ -11,6 +11,7 @@ from jxfer.models import registry
 from jxfer.zoo import store
 from jxfer.zoo.card import Card
 from tests.conftest import CLASSES
+from tests.runs import largest_file
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_bad_input_is_one_line_and_changes_nothing(one_line, entry, zoo, run, mo
         patch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
         with one_line("read-only", "zoo of your own"):
             run()
-    largest = max((entry / "tensors").rglob("*"), key=lambda file: file.stat().st_size)
+    largest = largest_file(entry / "tensors")
     whole = largest.read_bytes()
     largest.write_bytes(whole[:-1])
     with one_line("damaged"):

@@ -29,6 +29,7 @@ from jxfer.errors import UserError
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8)
 DEEP = RNG.integers(0, 2**16, (24, 32), dtype=np.uint16)
+DEEP_COLOUR = RNG.integers(0, 2**16, (24, 32, 3), dtype=np.uint16)
 STILLS = [Image.fromarray(np.full((24, 32, 3), grey, np.uint8)) for grey in (10, 200)]
 TURNED = Image.Exif()
 TURNED[0x0112] = 6  # by 90 degrees
@@ -67,12 +68,13 @@ READ = {
     "1x1": (pillow(IMAGE.crop((0, 0, 1, 1)), "PNG"), PIXELS[:1, :1]),
     "10x10000": (png(10_000, 10, zlib.compress(bytes(10 * 1251))), np.zeros((10, 10_000, 3))),
     "grey": (pillow(IMAGE.convert("L"), "PNG"), np.asarray(IMAGE.convert("L").convert("RGB"))),
+    "1 bit": (pillow(IMAGE.convert("1"), "PNG"), np.asarray(IMAGE.convert("1").convert("RGB"))),
     "16-bit grey PNG": (opencv(DEEP, ".png"), np.dstack([DEEP >> 8] * 3)),
     "16-bit grey TIFF": (opencv(DEEP, ".tiff"), np.dstack([DEEP >> 8] * 3)),
-    "16-bit colour PNG": (opencv(np.dstack([DEEP] * 3), ".png"), np.dstack([DEEP >> 8] * 3)),
+    "16-bit colour PNG": (opencv(DEEP_COLOUR[..., ::-1], ".png"), DEEP_COLOUR >> 8),
     "16-bit colour TIFF": (
-        opencv(np.dstack([DEEP] * 3), ".tiff"),
-        np.dstack([(DEEP.astype(int) + 128) // 257] * 3),
+        opencv(DEEP_COLOUR[..., ::-1], ".tiff"),
+        (DEEP_COLOUR.astype(int) + 128) // 257,
     ),
     "CMYK TIFF": (pillow(IMAGE.convert("CMYK"), "TIFF"), PIXELS),
     "palette": (pillow(PALETTE, "PNG"), np.asarray(PALETTE.convert("RGB"))),
@@ -99,6 +101,7 @@ REFUSED = {
     "HTML": (b"<!doctype html><title>404</title>" * 20, "is truncated or not an image"),
     "truncated PNG": (pillow(IMAGE, "PNG")[:-30], "is truncated or not an image"),
     "truncated JPEG": (pillow(IMAGE, "JPEG")[:-30], "is truncated or not an image"),
+    "truncated WebP": (pillow(IMAGE, "WEBP")[:-30], "is truncated or not an image"),
     "PNG with a flipped bit": (bytes(DAMAGED), "is truncated or not an image"),
     "PNG of a chunk of 2 GB": (
         png(8, 8)[:33] + b"\x7f\xff\xff\xffIDAT" + bytes(200),
@@ -117,11 +120,14 @@ def test_what_is_read(kind):
     np.testing.assert_array_equal(image, expected)
 
 
-@pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_refused(kind, one_line):
+@pytest.mark.parametrize(
+    ("kind", "reduction"),
+    [*((kind, 1) for kind in REFUSED), ("truncated JPEG", 2), ("truncated JPEG", 8)],
+)
+def test_what_is_refused(kind, reduction, one_line):
     data, reason = REFUSED[kind]
     with one_line(f"image {kind} {reason}", "--data.on-bad-image skip"):
-        decode(data, kind)
+        decode(data, kind, reduction)
 
 
 def test_a_cmyk_jpeg_is_within_two_grey_levels_of_pillow():

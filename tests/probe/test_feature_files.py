@@ -14,7 +14,7 @@ from jxfer.data.readers import Subset
 from jxfer.data.transforms import CIFAR
 from jxfer.probe import feature_files, feature_writer
 from jxfer.zoo.card import Card
-from tests.train.test_devices import Noise
+from tests.noise import Noise
 
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs" / "features.md"
 CARD = Card("net", "resnet20", (), CIFAR, tensors_sha256="abc")

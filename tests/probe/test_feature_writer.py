@@ -12,7 +12,7 @@ import pytest
 
 from jxfer.data.readers import Subset
 from jxfer.probe import feature_files, feature_writer
-from tests.train.test_devices import Noise
+from tests.noise import Noise
 
 ROWS = 10
 SHAPES = {"stage1": (2, 3), "pooled": (4,)}

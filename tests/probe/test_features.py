@@ -13,7 +13,7 @@ from jxfer.models import registry
 from jxfer.probe import features
 from jxfer.zoo import torch_names
 from tests import torch_reference
-from tests.train.test_devices import Noise
+from tests.noise import Noise
 
 OUTPUTS = ("stem", "stage1", "pooled", "logits")
 

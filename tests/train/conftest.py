@@ -1,12 +1,13 @@
 """A small folder of images, a small config on it, a pretrained entry, and a run in a process."""
 
+import contextlib
 import os
 import pathlib
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -30,9 +31,9 @@ from jxfer.trees import Tree
 from jxfer.zoo import store
 from jxfer.zoo.card import Card
 from jxfer.zoo.pretrained import ModelConfig
+from tests.conftest import CLASSES
 from tests.train.steps import SGD
 
-CLASSES = ("ants", "bees", "cats")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RUN_AGAIN = (
     "import sys, pathlib; from jxfer.train import loop, run_folder; "
@@ -113,7 +114,7 @@ def make_course(config: TrainConfig) -> Course:
     """Of a run on `images`."""
     total = evaluation_steps(config, 36)[-1]
     pretrained, plans = set_up(config, CLASSES, total_steps=total, steps_per_epoch=2.25)
-    return Course(plans, plans[0].initial_state(pretrained.variables))
+    return Course(plans, plans[0].initial_state(pretrained.variables, config.seed))
 
 
 @pytest.fixture(scope="session")
@@ -185,6 +186,32 @@ def kill_after(
         assert process.returncode == -signal.SIGKILL, complaint
 
     return kill
+
+
+class Stopped(Exception):
+    """By `stop_after_save`."""
+
+
+@pytest.fixture
+def stop_after_save(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[int], contextlib.AbstractContextManager[None]]:
+    """`with stop_after_save(step):` ends the run in it once the checkpoint of a step is saved."""
+    save = Checkpoints.save
+
+    @contextlib.contextmanager
+    def stop(step: int) -> Iterator[None]:
+        def save_and_stop(self: Checkpoints, state: TrainState, *more: Any) -> None:
+            save(self, state, *more)
+            if int(state.step) == step:
+                raise Stopped
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "save", save_and_stop)
+            with pytest.raises(Stopped):
+                yield
+
+    return stop
 
 
 @pytest.fixture(scope="session")

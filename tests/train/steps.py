@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jxfer.data.transforms import CIFAR
@@ -22,11 +23,15 @@ SGD = OptimizerConfig(
 """Plain gradient descent: a step is a gradient times a rate."""
 
 
-def make_plan(name="full", **fields):
-    """ResNet-20 through stage 1 with 3 classes; `head` and fields of the plan by keyword."""
+def make_plan(strategy="full", **fields):
+    """ResNet-20 through stage 1 with 3 classes; `head` and fields of the plan by keyword.
+
+    `strategy` is a config of one phase, or the name of one.
+    """
+    strategy = StrategyConfig(strategy) if isinstance(strategy, str) else strategy
     head = {"head": fields.pop("head")} if "head" in fields else {}
     model = registry.create("resnet20", 3, through="stage1", **head)
-    (phase,) = phases(StrategyConfig(name), model.stages)
+    (phase,) = phases(strategy, model.stages)
     defaults = {
         "model": model,
         "preprocessing": CIFAR,
@@ -43,6 +48,29 @@ def make_plan(name="full", **fields):
 def prepare(config):
     """(network, plans) of a run on `images` that takes nine steps."""
     return set_up(config, CLASSES, total_steps=9, steps_per_epoch=2.25)
+
+
+def equations(jaxpr):
+    """All of them, inner ones too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from equations(inner)
+
+
+def traced(plan, images=(8, 2, 32, 32, 3)):
+    """The equations of a plan's step on 8 devices."""
+    state = jax.eval_shape(plan.initial_state, plan.model.shapes())
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct((8, *x.shape), x.dtype), state)
+    batch = {
+        "image": jax.ShapeDtypeStruct(images, jnp.uint8),
+        "label": jax.ShapeDtypeStruct(images[:2], jnp.int32),
+    }
+    mapped = parallel.compile_step(step.make_train_step(plan))
+    return list(equations(jax.make_jaxpr(mapped)(state, batch).jaxpr))
 
 
 def draw_batch(size=8):

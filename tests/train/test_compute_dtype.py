@@ -10,8 +10,7 @@ import pytest
 from jxfer.models import registry
 from jxfer.models.heads import HeadConfig
 from jxfer.transfer.strategy import StrategyConfig, phases
-from tests.train.steps import make_plan, train
-from tests.train.test_remat import traced
+from tests.train.steps import make_plan, traced, train
 
 
 def in_bfloat16(plan):

@@ -1,15 +1,12 @@
 """The number of devices changes neither the training nor what an evaluation counts."""
 
-import io
 import json
 
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 from sklearn.metrics import f1_score
 
-from jxfer.data.readers import Example, Source
 from jxfer.data.transforms import CIFAR
 from jxfer.models import registry
 from jxfer.train import loop, parallel
@@ -17,6 +14,7 @@ from jxfer.train.evaluate import Evaluator
 from jxfer.train.step import make_train_step
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo.pretrained import ModelConfig
+from tests.noise import Noise
 from tests.train import steps
 
 
@@ -45,31 +43,6 @@ def test_eight_devices_take_the_steps_of_one(small_config, make_entry, tmp_path,
     one, eight = first_losses(tmp_path / "one"), first_losses(tmp_path / "eight")
     assert len(one) == 5
     np.testing.assert_allclose(eight, one, rtol=0, atol=1e-5)
-
-
-class Noise(Source):
-    """`n` images of noise in 7 classes, in memory."""
-
-    def __init__(self, n):
-        rng = np.random.default_rng(n)
-        self.class_names = tuple("abcdefg")
-        self._labels = rng.integers(0, 7, n).astype(np.int32)
-        self.pixels = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
-
-    @property
-    def labels(self):
-        return self._labels
-
-    def name(self, index):
-        return str(index)
-
-    def __len__(self):
-        return len(self._labels)
-
-    def __getitem__(self, index):
-        file = io.BytesIO()
-        Image.fromarray(self.pixels[index]).save(file, "png")
-        return Example(file.getvalue(), int(self._labels[index]), str(index))
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,7 @@ from jxfer.train import parallel, step
 from jxfer.train.state import Plan
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig, phases
-
-BATCH = 16
+from tests.train.steps import BATCH, draw_batch
 
 
 def make_plan(strategy=StrategyConfig("linear_probe"), arch="resnet20", through="stage1", **head):
@@ -37,14 +36,6 @@ def make_plan(strategy=StrategyConfig("linear_probe"), arch="resnet20", through=
 
 
 MLP = {"kind": "mlp", "hidden": (32, 16), "dropout": 0.5}
-
-
-def draw_batch():
-    rng = np.random.default_rng(0)
-    return {
-        "image": rng.integers(0, 256, (BATCH, 8, 8, 3), dtype=np.uint8),
-        "label": rng.integers(0, 3, BATCH).astype(np.int32),
-    }
 
 
 @functools.cache

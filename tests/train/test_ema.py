@@ -8,12 +8,10 @@ import pytest
 from jxfer import trees
 from jxfer.train import checkpoint, loop
 from jxfer.train.checkpoint import Checkpoints
-from jxfer.train.phases import Course
-from jxfer.train.plans import set_up
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import store
 from jxfer.zoo.pretrained import ModelConfig
-from tests.conftest import CLASSES
+from tests.train.conftest import make_course
 from tests.train.steps import make_plan, train
 
 
@@ -70,8 +68,7 @@ def config(small_config, make_entry):
 
 @pytest.fixture(scope="module")
 def course(config):
-    pretrained, plans = set_up(config, CLASSES, 9, 36 / 16)
-    return Course(plans, plans[0].initial_state(pretrained.variables, config.seed))
+    return make_course(config)
 
 
 def test_at_a_switch_averages_go_on_and_new_ones_start_at_their_values(course):
@@ -105,27 +102,14 @@ def test_the_saved_model_is_the_average_of_the_best_step(undisturbed, course, as
     )
 
 
-class Stop(Exception):
-    pass
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("last", [5, 8], ids=["at the switch", "after it"])
 def test_a_resumed_run_has_the_same_averages(
-    last, undisturbed, config, course, tmp_path, monkeypatch, assert_same_bits
+    last, undisturbed, config, course, tmp_path, stop_after_save, assert_same_bits
 ):
     run = tmp_path / "run"
-    save = Checkpoints.save
-
-    def save_and_stop(self, state, progress, place=""):
-        save(self, state, progress)
-        if int(state.step) == last:
-            raise Stop
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", save_and_stop)
-        with pytest.raises(Stop):
-            loop.run_config(config, run, quiet=True)
+    with stop_after_save(last):
+        loop.run_config(config, run, quiet=True)
     loop.run_config(config, run, quiet=True)
     states = []
     for folder in (run, undisturbed):

@@ -1,12 +1,13 @@
 """A network without norms goes through a whole run: train, checkpoint, evaluate, keep its head."""
 
 import json
+import shutil
 
 import pytest
 
 from jxfer.commands import evaluate
 from jxfer.models.heads import HeadConfig
-from jxfer.train import loop
+from jxfer.train import loop, run_folder
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import store
 from jxfer.zoo.pretrained import ModelConfig
@@ -33,10 +34,11 @@ def test_its_summary_counts_all_its_parameters(run):
     assert summary["parameters"] == {"frozen": 0, "low_lr": 0, "head": stages + head}
 
 
-def test_its_last_checkpoint_comes_back(run, capsys):
-    (run / "summary.json").unlink()
-    config = loop.run_folder.read_config(run)
-    summary = loop.run_config(config, run, quiet=True)
+def test_its_last_checkpoint_comes_back(run, tmp_path, caplog):
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "summary.json").unlink()
+    summary = loop.run_config(run_folder.read_config(copy), copy, quiet=True)
+    assert "resumes from step 5 of 5" in caplog.text
     assert summary["steps"] == 5
 
 

@@ -212,8 +212,11 @@ def test_a_second_process_waits_for_the_first(caplog):
     assert begun.wait(30)
     threads.append(threading.Thread(target=on_disk, args=(KEY, FORM, second, LIMIT)))
     threads[1].start()
+    deadline = time.monotonic() + 30
     while "waiting for it" not in caplog.text:
         assert threads[1].is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     end.set()
     for thread in threads:
         thread.join()

@@ -11,8 +11,7 @@ from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import store
 from jxfer.zoo.pretrained import ModelConfig
-
-CLASSES = ("ants", "bees", "cats")
+from tests.conftest import CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,7 @@ def test_frozen_leaves_keep_every_bit_and_all_others_move(
     assert summary["frozen_unchanged"] is True
 
 
-def test_the_summary_would_tell_a_frozen_leaf_that_moved(make_config):
+def test_frozen_leaves_are_all_but_the_heads(make_config):
     pretrained, plan = prepare(make_config(StrategyConfig("linear_probe")))
     leaves = plan.frozen_leaves(plan.initial_state(pretrained.variables))
     paths = trees.flatten(pretrained.variables)

@@ -4,31 +4,17 @@ import json
 
 import pytest
 
-from jxfer.data.transforms import CIFAR
-from jxfer.losses.classification import LossConfig
-from jxfer.models import registry
 from jxfer.train.log import TrainingLog
-from jxfer.train.state import Plan
 from jxfer.train.writers import ProgressBar, Writers
 from jxfer.transfer.optimizer import OptimizerConfig
-from jxfer.transfer.strategy import StrategyConfig, phases
+from tests.train.steps import make_plan
 
 
 @pytest.fixture(scope="module")
 def plan():
     """20 steps, 5 an epoch; the rate falls to a tenth after each epoch."""
-    model = registry.create("resnet20", 3, through="stage1")
-    (phase,) = phases(StrategyConfig("full"), model.stages)
-    return Plan(
-        model=model,
-        preprocessing=CIFAR,
-        phase=phase,
-        optimizer=OptimizerConfig(lr=0.1, schedule="step", step_epochs=1.0),
-        loss=LossConfig(),
-        total_steps=20,
-        steps_per_epoch=5.0,
-        folded=False,
-    )
+    optimizer = OptimizerConfig(lr=0.1, schedule="step", step_epochs=1.0)
+    return make_plan(optimizer=optimizer, total_steps=20)
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import json
-import shutil
 
 import jax
 import numpy as np
@@ -11,17 +9,15 @@ import pytest
 
 from jxfer import trees
 from jxfer.data.transforms import CIFAR
-from jxfer.train import loop, parallel, step
+from jxfer.train import loop, step
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.phases import Course
-from jxfer.train.plans import set_up
-from jxfer.train.selection import evaluation_steps
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo.pretrained import ModelConfig
-from tests.conftest import CLASSES
-
-STEPS_PER_EPOCH = 36 / 16
+from tests.runs import flip_a_bit, largest_file, lines, summary
+from tests.train.conftest import make_course
+from tests.train.steps import compiled
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +38,6 @@ def make_config(small_config, make_entry):
 def config(make_config):
     """lp_ft: five steps of the head, four of everything; a log line would straddle the switch."""
     return make_config(StrategyConfig("lp_ft"), log_every=3, checkpoint_every=1)
-
-
-def make_course(config):
-    total = evaluation_steps(config, 36)[-1]
-    pretrained, plans = set_up(config, CLASSES, total, STEPS_PER_EPOCH)
-    return Course(plans, plans[0].initial_state(pretrained.variables, config.seed))
 
 
 def by_path(tree):
@@ -151,11 +141,6 @@ def take_step(plan, state, images, labels):
 
 
 @functools.cache
-def compiled(plan):
-    return jax.jit(jax.vmap(step.make_train_step(plan), axis_name=parallel.AXIS))
-
-
-@functools.cache
 def by_hand(model, norms):
     """Gradients of all parameters, and the new statistics."""
 
@@ -173,17 +158,6 @@ def undisturbed(config, tmp_path_factory):
     run = tmp_path_factory.mktemp("phases") / "run"
     loop.run_config(config, run, quiet=True)
     return run
-
-
-def lines(run):
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in found]
-
-
-def summary(run):
-    found = json.loads((run / "summary.json").read_text())
-    del found["commit"]
-    return found
 
 
 def test_a_line_says_its_phase_and_never_straddles_two(undisturbed):
@@ -214,26 +188,13 @@ def test_the_summary_tells_the_phases_apart(undisturbed):
     assert found["optimizer_state_bytes"]["low_lr"] == 4 * found["parameters"]["low_lr"] + 4
 
 
-class Stop(Exception):
-    pass
-
-
 @pytest.mark.parametrize("last", [4, 5, 6], ids=["before", "at", "after"])
 def test_a_kill_around_the_switch_changes_no_bit(
-    last, config, undisturbed, tmp_path, monkeypatch, assert_same_bits, caplog
+    last, config, undisturbed, tmp_path, stop_after_save, assert_same_bits, caplog
 ):
     run = tmp_path / "run"
-    save = Checkpoints.save
-
-    def save_and_stop(self, state, progress, place=""):
-        save(self, state, progress)
-        if int(state.step) == last:
-            raise Stop
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", save_and_stop)
-        with pytest.raises(Stop):
-            loop.run_config(config, run, quiet=True)
+    with stop_after_save(last):
+        loop.run_config(config, run, quiet=True)
     loop.run_config(config, run, quiet=True)
     assert f"resumes from step {last} of 9" in caplog.text
     assert_same_end(config, run, undisturbed, assert_same_bits)
@@ -257,6 +218,9 @@ def test_a_kill_in_the_switch_itself_changes_no_bit(
 ):
     run = tmp_path / "run"
 
+    class Stop(Exception):
+        pass
+
     def stop(self, state, index):
         raise Stop
 
@@ -269,15 +233,14 @@ def test_a_kill_in_the_switch_itself_changes_no_bit(
 
 
 def test_a_rotten_checkpoint_after_the_switch_goes_back_through_it(
-    config, undisturbed, tmp_path, assert_same_bits
+    config, undisturbed, tmp_path, stop_after_save, assert_same_bits, caplog
 ):
     run = tmp_path / "run"
-    shutil.copytree(undisturbed, run)
-    (run / "summary.json").unlink()
-    for kept in (run / "checkpoints").iterdir():
-        if kept.name.isdigit() and int(kept.name) > 5:
-            shutil.rmtree(kept)
+    with stop_after_save(6):
+        loop.run_config(config, run, quiet=True)
+    flip_a_bit(largest_file(run / "checkpoints/6/state"))
     loop.run_config(config, run, quiet=True)
+    assert "resumes from step 5 of 9" in caplog.text
     assert_same_end(config, run, undisturbed, assert_same_bits)
 
 

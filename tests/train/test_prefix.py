@@ -1,7 +1,6 @@
 """A run with a prefix cache is the run without one."""
 
 import dataclasses
-import json
 import shutil
 
 import numpy as np
@@ -14,13 +13,13 @@ from jxfer.models.heads import HeadConfig
 from jxfer.train import feature_store, loop, prefix, program
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.feature_store import CacheConfig
-from jxfer.train.phases import Course
-from jxfer.train.plans import set_up
 from jxfer.train.selection import evaluation_steps
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo.pretrained import ModelConfig
 from tests.conftest import CLASSES
+from tests.runs import lines
+from tests.train.conftest import make_course
 
 PROBE, PARTIAL = StrategyConfig("linear_probe"), StrategyConfig("partial", "stem")
 
@@ -43,7 +42,7 @@ def make_config(small_config, make_entry):
 
 
 def plans_of(config):
-    return set_up(config, CLASSES, evaluation_steps(config, 36)[-1], 2.25)[1]
+    return make_course(config).plans
 
 
 def choices(config):
@@ -130,13 +129,7 @@ def test_the_table_says_what_it_saves(make_config):
 def final(config, run):
     with Checkpoints(run / "checkpoints") as checkpoints:
         step = evaluation_steps(config, 36)[-1]
-        like = course_like(config)
-        return checkpoints.restore_variables(step, like)
-
-
-def course_like(config):
-    pretrained, plans = set_up(config, CLASSES, evaluation_steps(config, 36)[-1], 2.25)
-    return Course(plans, plans[0].initial_state(pretrained.variables, config.seed)).like
+        return checkpoints.restore_variables(step, make_course(config).like)
 
 
 @pytest.fixture(scope="module")
@@ -281,34 +274,19 @@ def test_bfloat16_rounds_the_features_and_still_trains(make_config, runs):
     assert summary["frozen_unchanged"] is True
 
 
-class Stop(Exception):
-    pass
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["memory", "disk"])
-def test_a_kill_changes_no_bit(mode, make_config, runs, tmp_path, monkeypatch, assert_same_bits):
+def test_a_kill_changes_no_bit(
+    mode, make_config, runs, tmp_path, stop_after_save, assert_same_bits
+):
     config = make_config(PARTIAL, mode, checkpoint_every=1)
     _, undisturbed = runs(config)
-    run, save = tmp_path / "run", Checkpoints.save
-
-    def save_and_stop(self, state, progress, place=""):
-        save(self, state, progress)
-        if int(state.step) == 4:
-            raise Stop
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", save_and_stop)
-        with pytest.raises(Stop):
-            loop.run_config(config, run, quiet=True)
+    run = tmp_path / "run"
+    with stop_after_save(4):
+        loop.run_config(config, run, quiet=True)
     loop.run_config(config, run, quiet=True)
     assert_same_bits(final(config, run), final(config, undisturbed))
-    assert metrics(run) == metrics(undisturbed)
-
-
-def metrics(run):
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+    assert lines(run) == lines(undisturbed)
 
 
 def test_no_image_is_decoded_once_the_features_are_there(make_config, tmp_path, monkeypatch):

@@ -8,13 +8,12 @@ import pytest
 
 from jxfer import trees
 from jxfer.data.transforms import CIFAR, normalise
-from jxfer.losses.classification import LossConfig
 from jxfer.losses.regularise import RegulariseConfig
 from jxfer.models import registry
 from jxfer.train import parallel, step
-from jxfer.train.state import Plan, TrainState
-from jxfer.transfer.optimizer import OptimizerConfig
-from jxfer.transfer.strategy import StrategyConfig, phases
+from jxfer.train.state import TrainState
+from jxfer.transfer.strategy import StrategyConfig
+from tests.train import steps
 
 pytestmark = pytest.mark.slow
 
@@ -25,21 +24,10 @@ LABELS = jax.ShapeDtypeStruct((PER_DEVICE,), jnp.int32)
 
 def make_plan(regularise=RegulariseConfig()):
     """Stem and stage 1, both pretrained, the stem frozen."""
-    model = registry.create("resnet20", 3, through="stage1")
-    backbone = (p for p in trees.flatten(model.shapes()["params"]) if not p.startswith("head/"))
-    (phase,) = phases(StrategyConfig("partial", "stem"), model.stages)
-    return Plan(
-        model=model,
-        preprocessing=CIFAR,
-        phase=phase,
-        optimizer=OptimizerConfig(),
-        loss=LossConfig(),
-        total_steps=10,
-        steps_per_epoch=5.0,
-        folded=False,
-        regularise=regularise,
-        pretrained=frozenset(backbone),
-    )
+    plan = steps.make_plan(StrategyConfig("partial", "stem"), regularise=regularise)
+    paths = trees.flatten(plan.model.shapes()["params"])
+    backbone = frozenset(path for path in paths if not path.startswith("head/"))
+    return dataclasses.replace(plan, pretrained=backbone)
 
 
 def step_flops(plan):

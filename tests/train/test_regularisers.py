@@ -14,13 +14,13 @@ from jxfer.data.transforms import CIFAR, normalise
 from jxfer.losses.regularise import RegulariseConfig
 from jxfer.models.heads import HeadConfig
 from jxfer.train import loop, parallel, step
-from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.evaluate import source_relationship
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import store
 from jxfer.zoo.pretrained import ModelConfig
 from tests.conftest import CLASSES
+from tests.runs import lines
 from tests.train.steps import SGD, on_one_device, prepare
 
 RATES = {"head": 0.05, "backbone": 0.02}
@@ -298,10 +298,6 @@ def test_the_report_counts_the_source_head_as_loaded(make_config):
     assert plan.source_head == (32, 10)
 
 
-class Stop(Exception):
-    pass
-
-
 @pytest.fixture(scope="module")
 def config(make_config):
     """Of two phases, so that the source's head begins to train in the middle; 9 steps."""
@@ -321,11 +317,6 @@ def undisturbed(config, tmp_path_factory):
     run = tmp_path_factory.mktemp("regularised") / "run"
     loop.run_config(config, run, quiet=True)
     return run
-
-
-def lines(run):
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in found]
 
 
 @pytest.mark.slow
@@ -358,20 +349,11 @@ def test_the_source_head_trains_and_stays_out_of_the_model(
 
 @pytest.mark.slow
 def test_a_kill_changes_no_bit(
-    config, undisturbed, tmp_path, monkeypatch, read_state, assert_same_bits
+    config, undisturbed, tmp_path, stop_after_save, read_state, assert_same_bits
 ):
     run = tmp_path / "run"
-    save = Checkpoints.save
-
-    def save_and_stop(self, state, progress, place=""):
-        save(self, state, progress)
-        if int(state.step) == 5:
-            raise Stop
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", save_and_stop)
-        with pytest.raises(Stop):
-            loop.run_config(config, run, quiet=True)
+    with stop_after_save(5):
+        loop.run_config(config, run, quiet=True)
     loop.run_config(config, run, quiet=True)
     found, wanted = (read_state(config, folder) for folder in (run, undisturbed))
     assert_same_bits(found.params, wanted.params)

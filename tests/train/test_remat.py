@@ -11,43 +11,14 @@ import pytest
 from jxfer import trees
 from jxfer.models import registry
 from jxfer.models.heads import HeadConfig
-from jxfer.train import parallel, step
 from jxfer.train.plans import load
-from jxfer.transfer.strategy import StrategyConfig, phases
+from jxfer.transfer.strategy import StrategyConfig
 from tests.conftest import CLASSES
-from tests.train.steps import make_plan, train
+from tests.train.steps import make_plan, traced, train
 
 
 def with_remat(plan):
     return dataclasses.replace(plan, model=plan.model.rematerialised())
-
-
-def of_strategy(plan, **fields):
-    (phase,) = phases(StrategyConfig(**fields), plan.model.stages)
-    return dataclasses.replace(plan, phase=phase)
-
-
-def equations(jaxpr):
-    """All of them, inner ones too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    yield from equations(inner)
-
-
-def traced(plan, images=(8, 2, 32, 32, 3)):
-    """The equations of a plan's step on 8 devices."""
-    state = jax.eval_shape(plan.initial_state, plan.model.shapes())
-    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct((8, *x.shape), x.dtype), state)
-    batch = {
-        "image": jax.ShapeDtypeStruct(images, jnp.uint8),
-        "label": jax.ShapeDtypeStruct(images[:2], jnp.int32),
-    }
-    mapped = parallel.compile_step(step.make_train_step(plan))
-    return list(equations(jax.make_jaxpr(mapped)(state, batch).jaxpr))
 
 
 def repeated(plan):
@@ -75,9 +46,8 @@ def test_what_trains_is_repeated_and_a_frozen_prefix_is_not():
     plan = make_plan("full")
     assert repeated(plan) == 0
     assert repeated(with_remat(plan)) == 2  # the stem and stage 1
-    partial = of_strategy(plan, name="partial", freeze_through="stem")
-    assert repeated(with_remat(partial)) == 1
-    assert repeated(with_remat(of_strategy(plan, name="linear_probe"))) == 0
+    assert repeated(with_remat(make_plan(StrategyConfig("partial", "stem")))) == 1
+    assert repeated(with_remat(make_plan("linear_probe"))) == 0
 
 
 def test_the_backward_pass_keeps_the_input_of_each_stage_and_no_other_map():
@@ -101,9 +71,7 @@ def test_the_backward_pass_keeps_the_input_of_each_stage_and_no_other_map():
 
 CASES = {
     "full": {},
-    "partial, norms adapt": {
-        "strategy": {"name": "partial", "freeze_through": "stem", "frozen_norms": "adapt"}
-    },
+    "partial, norms adapt": {"strategy": StrategyConfig("partial", "stem", frozen_norms="adapt")},
     "parts, dropout": {"accumulate": 2, "head": HeadConfig("mlp", (8,), dropout=0.5)},
 }
 
@@ -111,9 +79,7 @@ CASES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_the_steps_are_the_same(case):
-    case = dict(case)
-    strategy = case.pop("strategy", {"name": "full"})
-    plan = of_strategy(make_plan("full", **case), **strategy)
+    plan = make_plan(**case)
     (_, _), (wanted, wanted_sums) = train(plan, steps=2)
     (_, _), (found, sums) = train(with_remat(plan), steps=2)
     np.testing.assert_allclose(sums["loss"], wanted_sums["loss"], rtol=1e-5)
@@ -157,25 +123,3 @@ def test_on_cpu_it_is_said_to_save_nothing(small_config, caplog):
         load(small_config(remat=True), CLASSES)
     (record,) = caplog.records
     assert "--remat saves no memory on CPU" in record.message
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(jax.default_backend() == "cpu", reason="XLA drops the barriers on CPU")
-def test_the_compiled_step_takes_less_memory_and_one_more_forward_pass():
-    plan = make_plan("full")
-    found = []
-    for each in (plan, with_remat(plan)):
-        state = jax.eval_shape(each.initial_state, each.model.shapes())
-        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct((8, *x.shape), x.dtype), state)
-        batch = {
-            "image": jax.ShapeDtypeStruct((8, 16, 32, 32, 3), jnp.uint8),
-            "label": jax.ShapeDtypeStruct((8, 16), jnp.int32),
-        }
-        mapped = parallel.compile_step(step.make_train_step(each))
-        compiled = mapped.lower(state, batch).compile()
-        found.append(
-            (compiled.memory_analysis().temp_size_in_bytes, compiled.cost_analysis()["flops"])
-        )
-    (kept, flops), (less, more_flops) = found
-    assert less < 0.75 * kept
-    assert 1.2 * flops < more_flops < 1.4 * flops

@@ -18,6 +18,7 @@ from jxfer.train.log import TrainingLog
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import store
 from jxfer.zoo.pretrained import ModelConfig
+from tests.runs import flip_a_bit, largest_file, lines, summary, truncate
 
 
 @pytest.fixture(scope="module")
@@ -51,26 +52,8 @@ def unfinished(undisturbed, tmp_path):
     return run
 
 
-def metrics(run):
-    """The lines of metrics.jsonl without the speed, which no two runs share."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
-
-
-def summary(run):
-    """summary.json without the commit: the code may be edited while its tests run."""
-    found = json.loads((run / "summary.json").read_text())
-    del found["commit"]
-    return found
-
-
 def steps(run):
     return sorted(int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdigit())
-
-
-def largest_file(run, step):
-    files = (path for path in (run / f"checkpoints/{step}/state").rglob("*") if path.is_file())
-    return max(files, key=lambda path: path.stat().st_size)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +66,7 @@ def assert_same_run(config, undisturbed, read_state, assert_same_bits):
         assert_same_bits(found.params, wanted.params)
         assert_same_bits(found.batch_stats, wanted.batch_stats)
         assert_same_bits(by_path(found.opt_state), by_path(wanted.opt_state))
-        assert metrics(run) == metrics(undisturbed)
+        assert lines(run) == lines(undisturbed)
         assert summary(run) == summary(undisturbed)
 
     return check
@@ -133,22 +116,12 @@ def test_sigterm_saves_the_step_and_the_same_command_changes_no_bit(
     assert_same_run(run)
 
 
-def flip_a_byte(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-@pytest.mark.parametrize("damage", [flip_a_byte, truncate])
+@pytest.mark.parametrize("damage", [flip_a_bit, truncate])
 def test_a_rotten_checkpoint_is_reported_and_the_one_before_taken(
     damage, unfinished, config, caplog, assert_same_run
 ):
     before, newest = steps(unfinished)[-2:]
-    damage(largest_file(unfinished, newest))
+    damage(largest_file(unfinished / f"checkpoints/{newest}/state"))
     loop.run_config(config, unfinished, quiet=True)
     assert f"checkpoint {newest} is damaged" in caplog.text
     assert f"resumes from step {before} of 18" in caplog.text
@@ -158,7 +131,7 @@ def test_a_rotten_checkpoint_is_reported_and_the_one_before_taken(
 
 def test_a_run_without_an_intact_checkpoint_is_an_error(unfinished, config, one_line):
     for step in steps(unfinished):
-        truncate(largest_file(unfinished, step))
+        truncate(largest_file(unfinished / f"checkpoints/{step}/state"))
     with one_line(str(unfinished), "no checkpoint is intact"):
         loop.run_config(config, unfinished, quiet=True)
 

@@ -9,8 +9,8 @@ from jxfer.train.plans import set_up
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import store
 from jxfer.zoo.pretrained import ModelConfig
+from tests.conftest import CLASSES
 
-CLASSES = ("ants", "bees", "cats")
 NEW = {"stage1/block3", "stage1/block4"}  # of ResNet-32, beside the three of ResNet-20
 
 

@@ -12,6 +12,7 @@ from jxfer.train.metrics import Evaluation
 from jxfer.train.selection import Best, out_of_patience
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo.pretrained import ModelConfig
+from tests.runs import summary
 
 
 @pytest.mark.parametrize(
@@ -76,12 +77,6 @@ def play(monkeypatch):
         monkeypatch.setattr(Evaluator, "evaluate", evaluate)
 
     return set_up
-
-
-def summary(run):
-    found = json.loads((run / "summary.json").read_text())
-    del found["commit"]
-    return found
 
 
 @pytest.mark.slow

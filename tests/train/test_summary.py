@@ -10,12 +10,12 @@ from jxfer.commands.zoo import main as zoo_command
 from jxfer.data import screen
 from jxfer.train import summary
 from jxfer.train.phases import Course
-from jxfer.train.plans import set_up
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import store
 from jxfer.zoo.pretrained import ModelConfig, create_model
 from jxfer.zoo.source_statistics import ARRAYS, SourceStatistics, encode
 from tests.conftest import CLASSES
+from tests.train.steps import prepare
 
 FIGURES = {
     "classes": list(CLASSES),
@@ -90,7 +90,7 @@ def test_the_norms_of_a_group_are_counted_by_how_they_run(
     strategy, modes, make_entry, small_config
 ):
     model = ModelConfig(weights=make_entry("standard"), through="stage1")
-    _, (plan,) = set_up(small_config(model=model, strategy=strategy), CLASSES, 9, 2.25)
+    _, (plan,) = prepare(small_config(model=model, strategy=strategy))
     found = summary.norms_by_label(plan)
     assert {label: found[label].modes for label in modes} == modes
     assert sum(norms.bytes for norms in found.values()) == 7 * 2 * 16 * 4
@@ -101,7 +101,7 @@ def test_optimizer_bytes_count_under_the_parameter_s_label_in_any_transform(
 ):
     model = ModelConfig(weights=make_entry("standard"), through="stage1")
     config = small_config(model=model, strategy=StrategyConfig("linear_probe"))
-    _, (plan,) = set_up(config, CLASSES, 9, 2.25)
+    _, (plan,) = prepare(config)
     head, frozen = 16 * 3 + 3, 14480
     counter = 4  # of the schedule
     shapes = plan.model.shapes()["params"]
@@ -114,7 +114,7 @@ def test_optimizer_bytes_count_under_the_parameter_s_label_in_any_transform(
 def test_the_start_up_table_tells_what_each_group_costs(make_entry, small_config, capsys):
     model = ModelConfig(weights=make_entry("standard"), through="stage1")
     config = small_config(model=model, strategy=StrategyConfig("lp_ft"))
-    pretrained, plans = set_up(config, CLASSES, 9, 2.25)
+    pretrained, plans = prepare(config)
     course = Course(plans, plans[0].initial_state(pretrained.variables))
     splits = screen.load_splits(config.data)
     summary.print_start(config, splits, pretrained, course)

@@ -12,10 +12,9 @@ from jxfer.losses.classification import LossConfig
 from jxfer.models import registry
 from jxfer.train import parallel
 from jxfer.train.plans import set_up
-from jxfer.train.state import Plan
 from jxfer.train.step import make_train_step
 from jxfer.transfer.optimizer import OptimizerConfig
-from jxfer.transfer.strategy import StrategyConfig, phases
+from tests.train.steps import make_plan
 
 WEIGHTS = (0.5, 4.0, 1.5)
 RATE = 0.1
@@ -44,20 +43,14 @@ def variables(model):
 
 
 @pytest.fixture(scope="module")
-def step_once(model, variables, batch):
+def step_once(variables, batch):
     """One step of the head, on eight devices: (gradient of its bias, sums)."""
-    (phase,) = phases(StrategyConfig("linear_probe"), model.stages)
 
     def take(smoothing, class_weights, mixed):
-        plan = Plan(
-            model=model,
-            preprocessing=CIFAR,
-            phase=phase,
+        plan = make_plan(
+            "linear_probe",
             optimizer=OptimizerConfig(lr=RATE, schedule="constant", weight_decay=0.0),
             loss=LossConfig(smoothing, "balanced" if class_weights else "none"),
-            total_steps=10,
-            steps_per_epoch=5.0,
-            folded=False,
             class_weights=class_weights,
         )
         names = batch if mixed else ("image", "label")

@@ -11,6 +11,7 @@ import pytest
 from jxfer import trees
 from jxfer.errors import UserError
 from jxfer.zoo import store
+from tests.runs import flip_a_bit, largest_file
 
 
 @pytest.fixture
@@ -84,9 +85,7 @@ def test_a_failed_save_leaves_the_old_entry(entry, card, variables, monkeypatch)
 def test_a_flipped_byte_in_any_file_is_detected(one_line, entry):
     for file in sorted(file for file in (entry / "tensors").rglob("*") if file.is_file()):
         content = file.read_bytes()
-        flipped = bytearray(content)
-        flipped[len(content) // 2] ^= 1
-        file.write_bytes(flipped)
+        flip_a_bit(file)
         with one_line("small", "damaged"):
             store.load(entry)
         file.write_bytes(content)
@@ -94,7 +93,7 @@ def test_a_flipped_byte_in_any_file_is_detected(one_line, entry):
 
 
 def test_a_missing_or_truncated_file_is_detected(one_line, entry):
-    largest = max((entry / "tensors").rglob("*"), key=lambda file: file.stat().st_size)
+    largest = largest_file(entry / "tensors")
     largest.write_bytes(largest.read_bytes()[:-1])
     with one_line("damaged"):
         store.load(entry)
@@ -293,8 +292,9 @@ def test_list_zoo(tmp_path, entry, card, variables, monkeypatch, no_zoos):
 
 
 def test_all_shipped_entries_are_whole():
-    place = store._shipped_zoo()
-    for card in place.glob("*/card.json"):
+    cards = sorted(store._shipped_zoo().glob("*/card.json"))
+    assert [card.parent.name for card in cards] == ["resnet20-cifar100", "resnet20-glyphs"]
+    for card in cards:
         try:
             assert store.verify(card.parent).name == card.parent.name
         except UserError as error:
