@@ -4,6 +4,8 @@ import json
 import pathlib
 from typing import Any
 
+from jxfer.train import run_folder
+
 
 def lines(run: pathlib.Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without the speed, which no two runs share."""
@@ -13,7 +15,7 @@ def lines(run: pathlib.Path) -> list[dict[str, Any]]:
 
 def summary(run: pathlib.Path) -> dict[str, Any]:
     """summary.json without the commit: the code may be edited while its tests run."""
-    found = json.loads((run / "summary.json").read_text())
+    found = run_folder.read_summary(run)
     del found["commit"]
     return found
 

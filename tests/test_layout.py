@@ -14,6 +14,7 @@ ORDER = [
     "machine",
     "trees",
     "json_fields",
+    "sealed",
     "text",
     "statistics",
     "data.glyphs",

@@ -11,11 +11,13 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from jxfer import sealed
 from jxfer.ablate.experiment import Cell, Choice
 from jxfer.errors import UserError
 from jxfer.json_fields import decode, parse
 from jxfer.train import config as configs
 from jxfer.train.config import TrainConfig
+from jxfer.train.run_folder import write_json
 
 Role = Literal["table", "tuning", "source"]
 
@@ -110,7 +112,14 @@ def read(file: pathlib.Path) -> Record | None:
         return None
     except ValueError:
         raise UserError(f"{file}: not valid JSON; delete it to run the cell again") from None
-    return decode(Record, value, str(file))
+    record = decode(Record, sealed.bare(value), str(file))
+    sealed.unseal(value, str(file))
+    return record
+
+
+def write(file: pathlib.Path, record: Record) -> None:
+    """Inverse of `read`."""
+    write_json(file, sealed.seal(dataclasses.asdict(record)))
 
 
 def unique(jobs: Iterable[Job]) -> list[Job]:

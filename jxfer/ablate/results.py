@@ -4,17 +4,18 @@ After `sweep` in the flow; `jxfer report` reads it, and an experiment's committe
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from jxfer import sealed
 from jxfer.ablate import verdicts
 from jxfer.ablate.cells import Job, Record, as_json, error_of
 from jxfer.ablate.claims import ACCURACY, Values
 from jxfer.ablate.experiment import File
 from jxfer.ablate.sweep import Sweep
+from jxfer.errors import UserError
 from jxfer.train import run_folder
 
 
@@ -59,7 +60,7 @@ def write(file: File, folder: pathlib.Path, command: str) -> dict[str, Any]:
         "cells": [_cell(job, records.get(job.key)) for job in jobs],
         "claims": [dataclasses.asdict(verdict) for verdict in judged],
     }
-    run_folder.write_json(folder / "results.json", result)
+    run_folder.write_json(folder / "results.json", sealed.seal(result))
     return result
 
 
@@ -106,6 +107,10 @@ def _versions(sweep: Sweep, finished: list[Job]) -> dict[str, str]:
     """Those of the first run; results that mix commits say so by `commits`."""
     if not finished:
         return {}
-    summary = sweep.cells / finished[0].key / "summary.json"
-    versions: dict[str, str] = json.loads(summary.read_text())["versions"]
+    run = sweep.cells / finished[0].key
+    summary = run_folder.read_summary(run)
+    if summary is None:
+        record = run.with_suffix(".json")
+        raise UserError(f"{run / 'summary.json'} is missing; delete {record} to run the cell again")
+    versions: dict[str, str] = summary["versions"]
     return versions

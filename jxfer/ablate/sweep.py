@@ -257,7 +257,7 @@ class Sweep:
                 config, model=dataclasses.replace(config.model, weights=weights)
             )
         summary = run_folder.read_summary(folder) or loop.run_config(config, folder)
-        timing = json.loads((folder / "timing.json").read_text())
+        timing = run_folder.read_timing(folder)
         adapt = summary["adapt"]
         return Record(
             "finished",
@@ -295,7 +295,7 @@ class Sweep:
         return cells.read(self.cells / f"{key}.json")
 
     def _write(self, key: str, record: Record) -> Record:
-        run_folder.write_json(self.cells / f"{key}.json", dataclasses.asdict(record))
+        cells.write(self.cells / f"{key}.json", record)
         return record
 
 

@@ -158,7 +158,7 @@ def _data_config(model: str, data: EvaluationData) -> DataConfig:
         return DataConfig(data.source, data.data_dir, on_bad_image=data.on_bad_image or "error")
     folder = copies.local(model)
     if not (folder / "config.json").is_file():
-        raise UserError(f"{model} is no run folder, so name the images: --data.source")
+        raise UserError(f"{model} holds no config.json of a run; name the images: --data.source")
     return _own_data(run_folder.read_config(folder), data)
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import json as jsons
 import pathlib
 from typing import Annotated, Any
 
@@ -13,7 +12,7 @@ from jxfer.data import remote
 from jxfer.data.sources import DataConfig
 from jxfer.errors import UserError
 from jxfer.json_fields import decode, parse
-from jxfer.train import loop, mirror
+from jxfer.train import loop, mirror, run_folder
 from jxfer.train.config import TrainConfig
 from jxfer.train.hosts import HostsConfig, check_same, from_first, is_first, joined
 
@@ -54,6 +53,9 @@ def main(args: list[str]) -> int:
             folder = from_first(lambda: held.enter_context(mirror.mirrored(run)))
             summary = loop.run_config(config, folder, quiet=json, profile=profile)
             writes = is_first()
+            # A finished run does without timing.json.
+            told = writes and not json and (folder / "timing.json").exists()
+            waiting = _waiting(run_folder.read_timing(folder)) if told else ""
         if not writes:
             return 0
         if json:
@@ -63,9 +65,8 @@ def main(args: list[str]) -> int:
         steps = f"best step {summary['best_step']} of {summary['steps']}{early}"
         print(f"{steps}, in {remote.shown(run)}/model")
         print(text.table([("split", "accuracy", "correct", "of"), *_rows(summary)]))
-        timing = folder / "timing.json"  # a finished run does without
-        if timing.exists() and (line := _waiting(jsons.loads(timing.read_text()))):
-            print(line)
+        if waiting:
+            print(waiting)
         return 0
 
     return tyro.cli(train, prog="jxfer train", args=args, config=(tyro.conf.FlagCreatePairsOff,))

@@ -1,7 +1,8 @@
 """Copies of what a bucket holds, on this machine, where they are used like any other folder.
 
 After `remote` and `embedded`, before `prepared` and the zoo. Data that are read as a whole, zoo
-entries and finished runs are copied to `cache_dir()/gs/copies`.
+entries and finished runs are copied to `cache_dir()/gs/copies`. Beside a copy lie the CRC-32 of its
+files; one that was damaged since is told, and copied again.
 """
 
 import contextlib
@@ -10,7 +11,8 @@ import json
 import logging
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 
 import filelock
 
@@ -18,6 +20,9 @@ from jxfer.data import remote
 from jxfer.data.embedded import cache_dir
 from jxfer.errors import UserError
 
+_CHECKSUMS = "checksums.json"
+_MOST_READ = 1e9
+"""Bytes of a copy that is read before it is used; of larger ones, the sizes of the files count."""
 _log = logging.getLogger("jxfer")
 
 
@@ -46,16 +51,55 @@ def copy(where: str, keep: Callable[[str], bool] = lambda name: True) -> pathlib
     content = [(name, one.size, one.generation) for name, one in found.items()]
     key = hashlib.sha256(json.dumps([where, content]).encode()).hexdigest()[:16]
     target = _copies() / key / where.rpartition("/")[2]
-    if not target.exists():
+    if not _is_whole(target, found):
         with locked(target.parent):
-            if not target.exists():  # else another process was first
-                size = sum(one.size for one in found.values()) / 1e6
-                _log.info("copying %s to %s, %.1f MB", where, target, size)
-                part = target.with_name(target.name + ".part")
-                shutil.rmtree(part, ignore_errors=True)
-                remote.fetch(where, found, part)
-                part.rename(target)
+            if not _is_whole(target, found):  # else another process was first
+                _make(where, found, target)
     return target
+
+
+def _make(where: str, found: Mapping[str, remote.Object], target: pathlib.Path) -> None:
+    size = sum(one.size for one in found.values()) / 1e6
+    if target.exists():
+        _log.warning("%s is damaged, or of an earlier version: copying it again", target)
+    _log.info("copying %s to %s, %.1f MB", where, target, size)
+    part, old = (target.with_name(target.name + end) for end in (".part", ".old"))
+    for path in (part, old):
+        _remove(path)
+    remote.fetch(where, found, part)
+    checksums = {name: _crc32(part / name) for name in found}
+    (target.parent / _CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n")
+    if target.exists():
+        target.rename(old)
+    part.rename(target)
+    _remove(old)
+
+
+def _remove(path: pathlib.Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_whole(target: pathlib.Path, found: Mapping[str, remote.Object]) -> bool:
+    try:
+        if any((target / name).stat().st_size != one.size for name, one in found.items()):
+            return False
+        wanted = json.loads((target.parent / _CHECKSUMS).read_text())
+        if sum(one.size for one in found.values()) > _MOST_READ:
+            return set(wanted) == set(found)
+        return bool(wanted == {name: _crc32(target / name) for name in found})
+    except (OSError, ValueError):
+        return False
+
+
+def _crc32(path: pathlib.Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 24):
+            crc = zlib.crc32(piece, crc)
+    return crc
 
 
 def local(place: remote.Place) -> pathlib.Path:

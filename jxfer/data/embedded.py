@@ -1,26 +1,31 @@
 """Datasets that come with an installed package: TFDS builders that need no download.
 
 After `glyphs`, before `prepared`. Each set is prepared once, as array_record, into the user's cache
-folder and read from there like any other TFDS dataset. Neither step needs TensorFlow.
+folder and read from there like any other TFDS dataset. Neither step needs TensorFlow. Whether the
+files are those that were written is checked whenever a set is opened: TFDS believes what they say.
 """
 
 import abc
 import contextlib
 import io
+import json
 import logging
 import os
 import pathlib
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import cv2
+import filelock
 import numpy as np
 
 from jxfer.data import glyphs
 from jxfer.errors import UserError
 
+_CHECKSUMS = "checksums.json"  # in the folder of a set: CRC-32 of the other files, by name
 _log = logging.getLogger("jxfer")
 
 
@@ -142,7 +147,8 @@ def cache_dir() -> pathlib.Path:
 def open_embedded(name: str) -> Any:
     """Returns the read-only TFDS builder of an embedded set, preparing it on first use.
 
-    It lies in `cache_dir()/embedded/NAME/VERSION`. Several processes may race to prepare it.
+    It lies in `cache_dir()/embedded/NAME/VERSION`. Several processes may race to prepare it. One
+    that was damaged since is told, and prepared again.
 
     Args:
       name: a key of `EMBEDDED`.
@@ -154,16 +160,44 @@ def open_embedded(name: str) -> Any:
 
     embedded = EMBEDDED[name]
     folder = cache_dir() / "embedded" / name / embedded.version
-    if not folder.exists():
-        _log.info("preparing %s in %s, once", name, folder)
+    if not _is_whole(folder):
         try:
-            _prepare(embedded, folder)
+            _renew(embedded, folder)
         except OSError as error:
             raise UserError(
                 f"cannot prepare {name} in {folder}: {error.strerror or error}; "
                 "point JXFER_CACHE to a folder that can be written"
             ) from error
     return tfds.builder_from_directory(folder)
+
+
+def _is_whole(folder: pathlib.Path) -> bool:
+    try:
+        wanted = json.loads((folder / _CHECKSUMS).read_text())
+        return bool(wanted == _checksums(folder))
+    except (OSError, ValueError):
+        return False
+
+
+def _checksums(folder: pathlib.Path) -> dict[str, int]:
+    files = sorted(path for path in folder.iterdir() if path.name != _CHECKSUMS)
+    return {path.name: zlib.crc32(path.read_bytes()) for path in files}
+
+
+def _renew(embedded: type[EmbeddedSet], folder: pathlib.Path) -> None:
+    """Prepares the folder; what is damaged there goes first, at once for all who look."""
+    if folder.exists():
+        with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
+            if _is_whole(folder):  # another process was first
+                return
+            _log.warning("%s is damaged, or of an earlier version: preparing it again", folder)
+            scratch = tempfile.mkdtemp(prefix=".damaged-", dir=folder.parent)
+            folder.rename(pathlib.Path(scratch, folder.name))
+            shutil.rmtree(scratch, ignore_errors=True)
+            _prepare(embedded, folder)
+        return
+    _log.info("preparing %s in %s, once", embedded.name, folder)
+    _prepare(embedded, folder)
 
 
 def _prepare(embedded: type[EmbeddedSet], folder: pathlib.Path) -> None:
@@ -178,6 +212,8 @@ def _prepare(embedded: type[EmbeddedSet], folder: pathlib.Path) -> None:
         # TFDS announces its work on stdout, where `--json` output goes.
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(file_format="array_record")
+        written = pathlib.Path(builder.data_dir)
+        (written / _CHECKSUMS).write_text(json.dumps(_checksums(written), indent=2) + "\n")
         try:
             os.rename(builder.data_dir, folder)
         except OSError:

@@ -32,20 +32,38 @@ def open_prepared(spec: str, data_dir: str | None) -> Any:
     Raises:
       UserError: the spec is malformed or ambiguous, or the dataset is neither prepared nor can be.
     """
-    import tensorflow_datasets as tfds
-
     if not (match := _SPEC.fullmatch(spec)):
         raise UserError(f"data source tfds:{spec}: expected tfds:NAME[/CONFIG][:MAJOR.MINOR.PATCH]")
     name, config, version = match["name"], match["config"], match["version"]
     if data_dir is None:
         data_dir = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     if address := remote.address(data_dir):
-        return tfds.builder_from_directory(_copied(address, name, config, version))
+        return _open(_copied(address, name, config, version))
+    import tensorflow_datasets as tfds
+
     root = tfds.core.Path(data_dir).expanduser()
     folder = _find(root, name, config, version)
     if folder is None:
         return _prepare(root, name, config, version)
-    return tfds.builder_from_directory(folder)
+    return _open(folder)
+
+
+def _open(folder: Any) -> Any:
+    """The builder of a version folder.
+
+    Raises:
+      UserError: what the folder says of itself cannot be read.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder_from_directory(folder)
+    except Exception as error:  # TFDS raises many types for a damaged file
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{folder}: dataset_info.json or features.json cannot be read: {reason}; "
+            "prepare the dataset again"
+        ) from error
 
 
 def _copied(address: str, name: str, config: str | None, version: str | None) -> Any:

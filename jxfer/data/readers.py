@@ -5,11 +5,12 @@ Sources are picklable and read-only; any number of threads may read one.
 """
 
 import abc
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -181,15 +182,11 @@ class TfdsSource(Source):
         self.class_names = tuple(features[self._label].names)
         if len(self.class_names) < 2:
             raise UserError(f"dataset {self._dataset} has one class; classifying needs two or more")
-        try:
+        self._place = f"dataset {self._dataset} in {builder.data_dir}"
+        with self._told():
             self._records = builder.as_data_source(
                 split=split, decoders={self._image: tfds.decode.SkipDecoding()}
             )
-        except NotImplementedError as error:
-            raise UserError(
-                f"dataset {self._dataset} in {builder.data_dir} has no random access: delete it, "
-                "or prepare it in another --data.data-dir with file_format='array_record'"
-            ) from error
 
     def _only(self, features: Any, kind: type) -> str:
         names = [name for name, feature in features.items() if isinstance(feature, kind)]
@@ -206,9 +203,15 @@ class TfdsSource(Source):
         labels: list[int] = []
         for start in range(0, len(self), _TOGETHER):
             rows = range(start, min(start + _TOGETHER, len(self)))
-            labels += [record[self._label] for record in self._records.__getitems__(rows)]
+            with self._told():
+                labels += [record[self._label] for record in self._records.__getitems__(rows)]
         if -1 in labels:
             raise self._unlabelled()
+        if max(labels, default=0) >= len(self.class_names):
+            raise UserError(
+                f"{self._place} has labels up to {max(labels)} and names for "
+                f"{len(self.class_names)} classes: it is damaged; prepare it again"
+            )
         return np.array(labels, np.int32)
 
     def name(self, index: int) -> str:
@@ -218,11 +221,27 @@ class TfdsSource(Source):
         return len(self._records)
 
     def __getitem__(self, index: int) -> Example:
-        record = self._records[index]
+        with self._told():
+            record = self._records[index]
         label = int(record[self._label])
         if label == -1:
             raise self._unlabelled()
         return Example(record[self._image], label, self.name(index))
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except NotImplementedError as error:
+            raise UserError(
+                f"{self._place} has no random access: delete it, or prepare it in another "
+                "--data.data-dir with file_format='array_record'"
+            ) from error
+        except Exception as error:  # TFDS and array_record raise many types for a damaged file
+            raise UserError(
+                f"{self._place}: split {self._split} cannot be read: "
+                f"{' '.join(str(error).split())[:200]}; prepare it again"
+            ) from error
 
     def _unlabelled(self) -> UserError:
         # TFDS marks the withheld labels of a public test set with -1.

@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jxfer import sealed
 from jxfer.data.readers import Source, images_sha256
 from jxfer.errors import UserError
 from jxfer.json_fields import decode, parse
@@ -123,8 +124,9 @@ def load(folder: pathlib.Path) -> Features:
         values = parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _damaged(path) from error
-    manifest = decode(Manifest, values, str(path))
+    manifest = decode(Manifest, sealed.bare(values), str(path))
     _check_complete(manifest, path)
+    sealed.unseal(values, str(path))
     arrays = {}
     for name, crc in manifest.crc32.items():
         path = folder / name

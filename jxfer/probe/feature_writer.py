@@ -7,7 +7,6 @@ After `feature_files`, which has the format. Rows are appended and synced to the
 import contextlib
 import dataclasses
 import io
-import json
 import logging
 import math
 import os
@@ -20,9 +19,10 @@ from typing import Any
 import filelock
 import numpy as np
 
-from jxfer import trees
+from jxfer import sealed, trees
 from jxfer.data.readers import Source
 from jxfer.errors import UserError
+from jxfer.json_fields import parse
 from jxfer.probe.feature_files import DTYPE, MANIFEST, PROGRESS, Manifest, load
 from jxfer.train.feature_store import file_crc32
 from jxfer.train.run_folder import changes, write_json
@@ -156,7 +156,7 @@ class _Parts:
             jxfer_version=store.own_version(),
             crc32={self._whole(name).name: crc for name, crc in self._crc.items()},
         )
-        write_json(self._folder / MANIFEST, dataclasses.asdict(manifest))
+        write_json(self._folder / MANIFEST, sealed.seal(dataclasses.asdict(manifest)))
         _sync_folder(self._folder)
         (self._folder / PROGRESS).unlink()
 
@@ -167,10 +167,10 @@ class _Parts:
         if not path.exists():
             return none
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = sealed.unseal(parse(path.read_text(encoding="utf-8")), str(path))
             key, program = found["key"], found["program"]
             rows, crc = int(found["rows"]), dict(found["crc32"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, UserError):
             _log.warning("%s is damaged; starting at the first row", path)
             return none
         _check_same(self._folder, key, self._identity["key"])
@@ -193,9 +193,8 @@ class _Parts:
         return rows, crc
 
     def _save_progress(self) -> None:
-        write_json(
-            self._folder / PROGRESS, {**self._identity, "rows": self.rows, "crc32": self._crc}
-        )
+        found = {**self._identity, "rows": self.rows, "crc32": self._crc}
+        write_json(self._folder / PROGRESS, sealed.seal(found))
 
     def _whole(self, name: str) -> pathlib.Path:
         return self._folder / f"{name}.npy"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jxfer import statistics
+from jxfer import sealed, statistics
 from jxfer.ablate.claims import ACCURACY
 from jxfer.ablate.verdicts import Verdict
 from jxfer.errors import UserError
@@ -204,7 +204,9 @@ def read(out: pathlib.Path) -> Results:
         ) from None
     except ValueError as error:
         raise UserError(f"{file}: not valid JSON ({error}); jxfer ablate writes it anew") from None
-    return decode(Results, value, str(file))
+    found = decode(Results, sealed.bare(value), str(file))
+    sealed.unseal(value, str(file))
+    return found
 
 
 def _is_number(value: Any) -> bool:

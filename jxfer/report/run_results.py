@@ -17,6 +17,7 @@ from jxfer.train import parallel, run_folder
 from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import Evaluator
 from jxfer.train.feed import load_target
+from jxfer.train.writers import METRICS, Mark, holds
 from jxfer.zoo import store
 from jxfer.zoo.card import Card
 
@@ -56,7 +57,12 @@ class RunResults:
         record = self.summary
         if self.split == "val":
             step = self.summary["best_step"]
-            record = next(r for r in self.metrics if r["step"] == step and "val_loss" in r)
+            found = [r for r in self.metrics if r["step"] == step and "val_loss" in r]
+            if not found:
+                raise UserError(
+                    f"{self.folder / METRICS} lost the line of step {step}, the best; restore it"
+                )
+            record = found[0]
         names = ("loss", "macro_f1", "top5_accuracy")
         return {name: record[f"{self.split}_{name}"] for name in names}
 
@@ -71,7 +77,9 @@ def read(folder: pathlib.Path) -> RunResults:
     config = run_folder.read_config(folder)
     summary = run_folder.read_summary(folder)
     if summary is None:
-        raise UserError(f"{folder}: the run has not finished; its train command resumes it")
+        raise UserError(
+            f"{folder} has no summary.json: the run has not finished; its train command resumes it"
+        )
     card, variables = store.load(folder / "model")
     split = "val" if summary["test_examples"] is None else "test"
     data = config.data.source
@@ -87,13 +95,14 @@ def read(folder: pathlib.Path) -> RunResults:
             f"{data} has {len(source)} {split} images and had "
             f"{summary[f'{split}_examples']} when {folder} was trained; restore them"
         )
+    timing = run_folder.read_timing(folder)
     evaluator = Evaluator(store.build(card), card.preprocessing, _BATCH_SIZE)
     return RunResults(
         folder=folder,
         config=config,
         summary=summary,
-        timing=_read_json(folder / "timing.json"),
-        metrics=_read_lines(folder / "metrics.jsonl"),
+        timing=timing,
+        metrics=_read_lines(folder / METRICS, timing.get("metrics")),
         card=card,
         split=split,
         data=data,
@@ -103,24 +112,14 @@ def read(folder: pathlib.Path) -> RunResults:
     )
 
 
-def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    return [_parse(line, path) for line in _read_text(path).splitlines()]
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    return _parse(_read_text(path), path)
-
-
-def _read_text(path: pathlib.Path) -> str:
+def _read_lines(path: pathlib.Path, mark: Mark | None) -> list[dict[str, Any]]:
     try:
-        return path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; the run is damaged") from error
-
-
-def _parse(text: str, path: pathlib.Path) -> dict[str, Any]:
+    if mark is not None and not holds(content, mark):
+        raise UserError(f"{path} is damaged: its lines are not those that the run wrote")
     try:
-        values: dict[str, Any] = parse(text)
+        return [parse(line) for line in content.decode().splitlines()]
     except ValueError as error:
         raise UserError(f"{path} is no valid JSON ({error}); the run is damaged") from error
-    return values

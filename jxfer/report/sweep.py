@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Mapping
 
+from jxfer import sealed
 from jxfer.ablate.claims import ACCURACY
 from jxfer.errors import UserError
 from jxfer.json_fields import parse
@@ -171,9 +172,10 @@ def _cells(found: Results, out: pathlib.Path, to: pathlib.Path) -> Table:
 
 def _command(config: pathlib.Path, key: str) -> str:
     try:
-        values = parse(config.read_text("utf-8"))
+        found = parse(config.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{config} cannot be read: {error}") from None
+    values = sealed.unseal(found, str(config))
     return shlex.join(["jxfer", "train", "--run", f"runs/{key}", *configs.to_options(values)])
 
 

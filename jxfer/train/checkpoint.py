@@ -3,7 +3,7 @@
 Only this file and `zoo/store.py` import Orbax. Host arrays are saved, so that they restore on any
 number of devices and hosts. The first host alone reads and writes; the others get from it what it
 restores. Orbax restores a flipped bit without a word; the crc32 of each leaf, kept beside
-the arrays, does not.
+the arrays under a checksum of its own, does not.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jxfer import trees
+from jxfer import sealed, trees
 from jxfer.errors import UserError, first_line
 from jxfer.train import hosts
 from jxfer.train.state import TrainState
@@ -104,7 +104,7 @@ class Checkpoints:
             int(state.step),
             args=ocp.args.Composite(
                 state=ocp.args.PyTreeSave(tree),
-                progress=ocp.args.JsonSave({**progress, "checksums": checksums}),
+                progress=ocp.args.JsonSave(sealed.seal({**progress, "checksums": checksums})),
             ),
             metrics={
                 f"{name}_step": progress[name]["step"]
@@ -140,10 +140,25 @@ class Checkpoints:
             else:
                 for damaged in rotten:
                     self._manager.delete(damaged)
+                self._check_best(step, found[1], like)
                 return found
         if steps:
             raise UserError(f"{self._folder}: no checkpoint is intact; remove the run folder")
         return None
+
+    def _check_best(self, latest: int, progress: dict[str, Any], like: Like) -> None:
+        """Tells now, not when the last step is taken, that the best model so far is lost."""
+        best = {progress[name]["step"] for name in ("best", "oracle") if progress.get(name)}
+        for step in sorted(best - {latest, None}):
+            try:
+                self._restore(step, like)
+            except _Rotten as error:
+                _log.warning(
+                    "checkpoint %d, one of the best, is damaged (%s); the run cannot end unless a "
+                    "later one is better",
+                    step,
+                    error,
+                )
 
     def restore_variables(self, step: int, like: Like) -> Tree:
         """Parameters and statistics of one step as evaluation takes them, on the host.
@@ -172,11 +187,14 @@ class Checkpoints:
                     state=ocp.args.PyTreeRestore(), progress=ocp.args.JsonRestore()
                 ),
             )
+            tree, progress = restored["state"], restored["progress"]
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
             raise _Rotten(first_line(error)[:100]) from error
-        tree, progress = restored["state"], restored["progress"]
-        flat = trees.flatten(tree)
-        checksums = progress.pop("checksums", {})
+        try:
+            progress = sealed.unseal(progress, "progress")
+        except UserError as error:
+            raise _Rotten("the checksum of its progress does not match") from error
+        flat, checksums = trees.flatten(tree), progress.pop("checksums", {})
         if flat.keys() != checksums.keys():
             raise _Rotten("leaves are missing")
         for path, leaf in flat.items():

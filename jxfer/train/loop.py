@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from jxfer import sealed
 from jxfer.errors import UserError
 from jxfer.train import config as configs
 from jxfer.train import hosts, memory, parallel, run_folder, summary
@@ -22,7 +23,7 @@ from jxfer.train.prefix import PrefixCache
 from jxfer.train.prepare import Run, prepare
 from jxfer.train.state import TrainState
 from jxfer.train.step import compiled_train_step
-from jxfer.train.writers import Clock, ProgressBar, Writers
+from jxfer.train.writers import Clock, ProgressBar, Writers, check_metrics, has_begun
 from jxfer.zoo import store
 
 _log = logging.getLogger("jxfer")
@@ -109,12 +110,16 @@ def _take_steps(
             )
     if restored:
         _log.warning("%s resumes from step %d of %d", run.folder, start, course.steps)
+    elif hosts.is_first() and has_begun(run.folder):
+        _log.warning("%s holds no checkpoint; it begins again at its first step", run.folder)
+    mark = progress.get("metrics")
+    hosts.from_first(lambda: check_metrics(run.folder, mark))
     if run.is_over(judge.best, start):
         return progress, start, 0
     relationship = source_relationship(run.pretrained, run.splits.train, config.batch_size)
     folder = run.folder if hosts.is_first() else None
     bar = ProgressBar(course.steps, start, run.quiet)
-    with Writers(folder, start, run.profile) as writers, bar:
+    with Writers(folder, start, run.profile, mark) as writers, bar:
         for index in range(course.index(start + 1), len(course.plans)):
             plan, before, end = course.plans[index], course.start(index), course.ends[index]
             first = int(host_state.step) + 1
@@ -160,6 +165,7 @@ def _take_steps(
                     log.flush()
                     host_state = parallel.fetch(state)
                     progress |= judge.progress() | {"open_sums": log.open_sums()}
+                    progress["metrics"] = writers.mark()
                     if step == end or over:
                         unchanged = course.frozen_unchanged(host_state)
                         progress["frozen_unchanged"] = [*progress["frozen_unchanged"], unchanged]
@@ -209,6 +215,7 @@ def _finish(
     card = summary.model_card(run.folder.name, run.config, run.pretrained, result)
     store.save(run.folder / "model", card, verdict.variables, overwrite=True)
     timing = summary.timing(run.seconds, whole.lap(), taken, run.config.batch_size)
-    run_folder.write_json(run.folder / "timing.json", timing)
-    run_folder.write_json(run.folder / "summary.json", result)
+    timing["metrics"] = progress.get("metrics")
+    run_folder.write_json(run.folder / "timing.json", sealed.seal(timing))
+    run_folder.write_json(run.folder / "summary.json", sealed.seal(result))
     return result

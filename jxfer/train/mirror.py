@@ -102,7 +102,9 @@ class _Sender:
         """Makes the folder what the bucket holds, unless it is the last that was sent there."""
         marker = self._read_marker()
         file = self._place / _WRITER
-        own = file.read_text() if file.exists() and self.folder.exists() else None
+        own = None
+        if file.exists() and self.folder.exists():
+            own = file.read_text(errors="replace")
         self._own = own or uuid.uuid4().hex
         if marker is None:
             if names := list(remote.listing(self._address)):
@@ -165,7 +167,8 @@ class _Sender:
         here = {path.name for path in (self.folder / "checkpoints").glob("*") if _is_step(path)}
         early = self._changed([name for name in _files(self.folder, "") if _is_early(name)])
         finished = (self.folder / "summary.json").exists()
-        late = self._changed([*_files(self.folder, "model"), *_END] if finished else [])
+        end = [name for name in _END if (self.folder / name).exists()]
+        late = self._changed([*_files(self.folder, "model"), *end] if finished else [])
         if not early and not late and here == self._checkpoints:
             return
         self._claim()

@@ -5,14 +5,22 @@ own, which keys a program by its code, the versions of jaxlib and of the backend
 the kind of device, a CPU's instruction set included (`jax/_src/cache_key.py`). XLA also divides a
 CPU program among the cores that it sees as it compiles, and the key leaves them out: hence a folder
 for each number of cores, so that a program from the cache gives the bits of one compiled anew.
+
+JAX itself notices a damaged program only by its compression: zlib's checksum tells, but zstd, which
+it takes where the package `zstandard` is installed, keeps none, and JAX runs what comes out, to a
+crash or to other numbers. So each program is kept behind a digest of its own.
 """
 
+import hashlib
 import logging
 import os
 import pathlib
 
 import filelock
 import jax
+from jax._src import compilation_cache
+from jax._src.compilation_cache_interface import CacheInterface
+from jax._src.lru_cache import LRUCache
 
 from jxfer import machine
 from jxfer.data.embedded import cache_dir
@@ -22,7 +30,35 @@ SWITCH = "JXFER_COMPILED"
 """The environment variable that switches it off."""
 MAX_BYTES = 5 * 2**30
 """Of a folder; the programs that were not used for longest make room."""
+_DIGEST = hashlib.sha256
 _log = logging.getLogger("jxfer")
+
+
+class _Sealed(CacheInterface):
+    """A cache of JAX whose programs stand behind their digests; a damaged one is compiled anew.
+
+    Args:
+      folder: as JAX gives it.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._cache = LRUCache(folder, max_size=MAX_BYTES)
+        self._path = self._cache.path
+
+    def get(self, key: str) -> bytes | None:
+        found = self._cache.get(key)
+        size = _DIGEST().digest_size
+        if found is None or _DIGEST(found[size:]).digest() == found[:size]:
+            return None if found is None else found[size:]
+        file = self._path / f"{key}-cache"
+        _log.warning("%s is damaged, or of an earlier version: compiling it again", file)
+        with self._cache.lock:
+            for name in (f"{key}-cache", f"{key}-atime"):
+                (self._path / name).unlink(missing_ok=True)
+        return None
+
+    def put(self, key: str, value: bytes) -> None:
+        self._cache.put(key, _DIGEST(value).digest() + value)
 
 
 def switch_on() -> None:
@@ -60,6 +96,12 @@ def switch_on() -> None:
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }.items():
         jax.config.update(name, value)
+    compilation_cache.get_file_cache = _open
+
+
+def _open(path: str) -> tuple[CacheInterface, str]:
+    """In place of JAX's own."""
+    return _Sealed(path), path
 
 
 def _drop_unfinished(folder: pathlib.Path) -> None:

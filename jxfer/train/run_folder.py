@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from jxfer import trees
+from jxfer import sealed, trees
 from jxfer.data import remote
 from jxfer.errors import UserError
 from jxfer.json_fields import decode, parse
@@ -37,7 +37,8 @@ def open_run(folder: pathlib.Path, config: TrainConfig) -> Iterator[None]:
             others = [entry.name for entry in folder.iterdir() if entry.name not in _LEFT_BY_A_KILL]
             if others:
                 raise UserError(
-                    f"{folder} holds other files ({others[0]}); take a new folder as --run"
+                    f"{folder} holds other files ({others[0]}) and no config.json; "
+                    "take a new folder as --run"
                 )
         is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,22 +65,43 @@ def open_run(folder: pathlib.Path, config: TrainConfig) -> Iterator[None]:
 def write_config(folder: pathlib.Path, config: TrainConfig) -> None:
     """From here on the folder belongs to this config: call it when the run is about to start."""
     if not (folder / "config.json").exists():
-        write_json(folder / "config.json", configs.to_dict(config))
+        write_json(folder / "config.json", sealed.seal(configs.to_dict(config)))
 
 
 def read_config(folder: pathlib.Path) -> TrainConfig:
     """The config of a run.
 
     Raises:
-      UserError: there is none, or it is of another version.
+      UserError: there is none, or it is damaged or of another version.
     """
     return decode(TrainConfig, _read_values(folder), str(folder / "config.json"))
 
 
 def read_summary(folder: pathlib.Path) -> dict[str, Any] | None:
-    """`summary.json`, or None while the run has not finished."""
+    """`summary.json`, or None while the run has not finished.
+
+    Raises:
+      UserError: it is damaged.
+    """
     path = folder / "summary.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    found: dict[str, Any] = sealed.read(
+        path, "remove it, and the command that trained the run writes it again"
+    )
+    return found
+
+
+def read_timing(folder: pathlib.Path) -> dict[str, Any]:
+    """`timing.json` of a finished run.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    found: dict[str, Any] = sealed.read(
+        folder / "timing.json", "restore it: it cannot be measured again"
+    )
+    return found
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:
@@ -94,9 +116,12 @@ def write_json(path: pathlib.Path, values: Any) -> None:
 
 def _read_values(folder: pathlib.Path) -> Any:
     try:
-        return parse((folder / "config.json").read_text())
+        found = parse((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is no run folder: no readable config.json") from error
+        raise UserError(
+            f"{folder} is no run folder: no readable config.json; restore it, or name another"
+        ) from error
+    return sealed.unseal(found, str(folder / "config.json"))
 
 
 def _check_same(folder: pathlib.Path, found: Any, wanted: dict[str, Any]) -> None:

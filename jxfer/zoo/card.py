@@ -7,6 +7,7 @@ import dataclasses
 import json
 from typing import Any, Literal
 
+from jxfer import sealed
 from jxfer.data.transforms import Preprocessing
 from jxfer.errors import UserError
 from jxfer.json_fields import ADDED, decode, parse
@@ -169,8 +170,12 @@ class Card:
         return fields
 
     def to_json(self) -> str:
-        """Indented JSON, every field, in the order above. The same card gives the same text."""
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+        """Indented JSON: the checksum of `sealed`, and every field in the order above.
+
+        The same card gives the same text.
+        """
+        fields = sealed.seal(dataclasses.asdict(self))
+        return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: str = "card.json") -> "Card":
@@ -181,17 +186,19 @@ class Card:
           where: the file's path, for messages.
 
         Raises:
-          UserError: not JSON, or a field is missing, unknown, or of the wrong type.
+          UserError: not JSON, or a field is missing, unknown, of the wrong type, or not what was
+            written.
         """
         try:
             value = parse(text)
         except ValueError as error:
             raise UserError(f"{where}: not valid JSON: {error}") from None
-        card = decode(cls, value, where)
+        card = decode(cls, sealed.bare(value), where)
         try:
             card.to_json().encode()
         except UnicodeEncodeError as error:
             raise UserError(f"{where}: holds text that is no Unicode: {error.reason}") from None
+        sealed.unseal(value, where)
         return card
 
 

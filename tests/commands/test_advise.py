@@ -6,6 +6,7 @@ import shutil
 import cv2
 import pytest
 
+from jxfer import sealed
 from jxfer.commands.main import main
 
 
@@ -43,7 +44,7 @@ def test_it_advises_and_the_advice_can_be_run(images, tmp_path, capsys):
     advised = ["train", "--run", str(run), "--from-advice", str(out / "advice.json")]
     assert main([*advised, *changed]) == 0
     summary = json.loads(capsys.readouterr().out)
-    config = json.loads((run / "config.json").read_text())
+    config = sealed.bare(json.loads((run / "config.json").read_text()))
     assert summary["strategy"] == figures["config"]["strategy"]["name"]
     expected = figures["config"] | {"epochs": 1.0}
     expected["data"] = expected["data"] | {"source": f"folder:{images}"}

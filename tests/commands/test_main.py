@@ -15,6 +15,7 @@ import safetensors.numpy
 from jxfer.commands import main as commands_main
 from jxfer.commands import train
 from jxfer.commands.main import COMMANDS, main
+from jxfer.train import run_folder
 from jxfer.zoo import store
 from tests import torch_reference
 
@@ -124,7 +125,7 @@ def test_a_run_and_images_in_a_bucket_are_those_of_a_disk(run, images, bucket, c
     line = fails(run_again)  # it is no mirror, but somebody's files
     assert "holds other objects" in line
     assert main([*train_command("gs://some-bucket/runs/new", images), "--json"]) == 0
-    local = json.loads((run / "summary.json").read_text())
+    local = run_folder.read_summary(run)
     there = json.loads(capsys.readouterr().out)
     assert {**there, "commit": None} == {**local, "commit": None}
     assert "runs/new/model/card.json" in bucket.names()

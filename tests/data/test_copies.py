@@ -1,4 +1,7 @@
+import pytest
+
 from jxfer.data import copies, remote
+from tests import rot
 
 URL = "gs://some-bucket"
 
@@ -27,3 +30,30 @@ def test_a_single_object_is_copied_and_nothing_is_an_error(bucket, one_line):
     assert (copied.name, copied.read_bytes()) == ("net.safetensors", b"tensors")
     with one_line(f"{URL}/nets/net", "nothing of that name"):
         copies.local(f"{URL}/nets/net")
+
+
+@pytest.mark.parametrize("fault", rot.FAULTS)
+@pytest.mark.parametrize("name", ["one/card.json", "one/tensors/0", "checksums.json"])
+def test_a_damaged_copy_is_told_and_made_again(name, fault, bucket, caplog):
+    for path in ("card.json", "tensors/0"):
+        remote.write(f"{URL}/zoo/one/{path}", path.encode())
+    copied = copies.local(f"{URL}/zoo/one")
+    assert copies.local(f"{URL}/zoo/one") == copied
+    assert "damaged" not in caplog.text
+    rot.inflict(fault, copied.parent / name)
+    assert copies.local(f"{URL}/zoo/one") == copied
+    assert f"{copied} is damaged" in caplog.text
+    assert (copied / "card.json").read_text() == "card.json"
+    assert (copied / "tensors" / "0").read_text() == "tensors/0"
+    found = {path.name for path in copied.parent.iterdir()}
+    assert found == {"one", "checksums.json"}
+
+
+def test_of_a_large_copy_the_sizes_count(bucket, monkeypatch):
+    remote.write(f"{URL}/data/one/0", b"pixels")
+    copied = copies.local(f"{URL}/data/one")
+    monkeypatch.setattr(copies, "_MOST_READ", 3)
+    for content, again in ((b"pixelz", False), (b"pixel", True)):
+        (copied / "0").write_bytes(content)
+        copies.local(f"{URL}/data/one")
+        assert ((copied / "0").read_bytes() == b"pixels") == again

@@ -43,6 +43,19 @@ def test_the_loser_of_a_race_reads_what_the_winner_wrote(tmp_path, monkeypatch):
     assert [path.name for path in folder.parent.iterdir()] == ["1.0.0"]
 
 
+def test_a_set_that_was_damaged_is_told_and_prepared_again(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("JXFER_CACHE", str(tmp_path))
+    embedded.open_embedded("digits")
+    folder = tmp_path / "embedded" / "digits" / "1.0.0"
+    names = (folder / "label.labels.txt").read_bytes()
+    (folder / "label.labels.txt").write_bytes(names.replace(b"3", b"2"))
+    found = embedded.open_embedded("digits")
+    assert found.info.features["label"].names[3] == "3"
+    assert f"{folder} is damaged, or of an earlier version" in caplog.text
+    kept = {path.name for path in folder.parent.iterdir()}
+    assert kept <= {"1.0.0", ".1.0.0.lock"}  # filelock removes its file on some systems
+
+
 @pytest.mark.slow
 def test_two_processes_may_prepare_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("JXFER_CACHE", str(tmp_path))

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from jxfer import sealed
 from jxfer.data.readers import Subset
 from jxfer.data.transforms import CIFAR
 from jxfer.probe import feature_files, feature_writer
@@ -179,7 +180,7 @@ def test_a_manifest_that_cannot_be_read_is_told(folder, text, words, one_line):
 )
 def test_a_manifest_that_lacks_something_is_damaged(folder, change, one_line):
     path = folder / "features.json"
-    manifest = json.loads(path.read_text())
+    manifest = sealed.bare(json.loads(path.read_text()))
     change(manifest)
     path.write_text(json.dumps(manifest))
     with one_line(str(path), "damaged"):
@@ -188,8 +189,18 @@ def test_a_manifest_that_lacks_something_is_damaged(folder, change, one_line):
 
 def test_files_of_another_number_of_rows_are_damaged(folder, one_line):
     path = folder / "features.json"
-    path.write_text(path.read_text().replace('"rows": 10', '"rows": 9'))
+    manifest = sealed.bare(json.loads(path.read_text()))
+    path.write_text(json.dumps(manifest | {"rows": 9}))
     with one_line("damaged"):
+        feature_files.load(folder)
+
+
+def test_a_manifest_with_a_flipped_figure_is_damaged(folder, one_line):
+    path = folder / "features.json"
+    manifest = json.loads(path.read_text())
+    manifest["key"]["data"]["split"] = "tesu"
+    path.write_text(json.dumps(manifest))
+    with one_line(str(path), "damaged", "checksum"):
         feature_files.load(folder)
 
 

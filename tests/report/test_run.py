@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from jxfer import sealed
 from jxfer.data.sources import DataConfig
 from jxfer.data.transforms import decode, evaluation_view
 from jxfer.report import run, run_charts, run_drawings, run_results, run_tables
@@ -174,7 +175,7 @@ def test_a_damaged_run_is_one_line(name, digits_run, tmp_path, one_line):
     damaged = tmp_path / "damaged"
     shutil.copytree(digits_run, damaged)
     (damaged / name).write_text('{"step": ')
-    with one_line(name, "JSON", "damaged"):
+    with one_line(name, "damaged"):
         run.write(damaged)
     (damaged / name).unlink()
     with one_line(name, "cannot be read"):
@@ -182,7 +183,7 @@ def test_a_damaged_run_is_one_line(name, digits_run, tmp_path, one_line):
 
 
 def test_images_that_were_added_since_the_run_are_one_line(hostile_run, tmp_path, one_line):
-    config = json.loads((hostile_run / "config.json").read_text())
+    config = sealed.bare(json.loads((hostile_run / "config.json").read_text()))
     copy, images = tmp_path / "run", tmp_path / "images"
     shutil.copytree(config["data"]["source"].removeprefix("folder:"), images)
     shutil.copytree(hostile_run, copy)

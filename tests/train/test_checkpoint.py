@@ -100,6 +100,32 @@ def test_a_best_step_that_is_gone_is_an_error(tmp_path, one_line):
             checkpoints.restore_variables(9, make_state)
 
 
+def test_a_flipped_figure_of_the_progress_is_told(tmp_path, caplog):
+    """Orbax has no checksum for it: another best step, another count, would be believed."""
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(make_state(step), progress(best=step))
+    file = tmp_path / "2" / "progress" / "metadata"
+    text = file.read_text()
+    assert '"correct": 7' in text
+    file.write_text(text.replace('"correct": 7', '"correct": 5'))
+    with Checkpoints(tmp_path) as checkpoints:
+        state, found = checkpoints.restore_latest(make_state)
+    assert (int(state.step), found) == (1, progress(best=1))
+    assert "checkpoint 2 is damaged (the checksum of its progress" in caplog.text
+
+
+def test_that_the_best_is_lost_is_told_when_the_run_resumes(tmp_path, caplog):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(make_state(step), progress(best=1))
+    (tmp_path / "1" / "progress" / "metadata").unlink()
+    with Checkpoints(tmp_path) as checkpoints:
+        state, _ = checkpoints.restore_latest(make_state)
+    assert int(state.step) == 3
+    assert "checkpoint 1, one of the best, is damaged" in caplog.text
+
+
 @pytest.mark.parametrize("step", [1, 2])
 def test_a_checkpoint_of_a_killed_save_is_not_seen(step, tmp_path):
     """What a kill -9 during a save leaves."""

@@ -232,4 +232,4 @@ def test_kill_9_and_another_machine_change_no_bit(
     assert_same_bits(state.batch_stats, wanted.batch_stats)
     assert runs.summary(found) == runs.summary(straight)
     assert runs.lines(found) == runs.lines(straight)
-    assert json.loads((found / "config.json").read_text()) == configs.to_dict(config)
+    assert run_folder.read_config(found) == config

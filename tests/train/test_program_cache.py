@@ -9,9 +9,11 @@ import sys
 
 import jax
 import pytest
+from jax._src import compilation_cache
 
 from jxfer import machine
 from jxfer.train import program_cache
+from tests import rot
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TESTS_OWN = "JAX_COMPILATION_CACHE_DIR"  # set by conftest.py
@@ -23,6 +25,8 @@ def updates(monkeypatch, tmp_path):
     found = {}
     monkeypatch.setattr(jax.config, "update", found.__setitem__)
     monkeypatch.setattr(type(jax.config), "jax_compilation_cache_dir", None, raising=False)
+    # Put back after the test, whatever `switch_on` put in its place.
+    monkeypatch.setattr(compilation_cache, "get_file_cache", compilation_cache.get_file_cache)
     monkeypatch.setenv("JXFER_CACHE", str(tmp_path))
     monkeypatch.delenv("JXFER_COMPILED")
     return found
@@ -73,6 +77,25 @@ def test_what_a_kill_cut_off_goes(updates, tmp_path):
         (folder / name).write_bytes(b"bytes")
     program_cache.switch_on()
     assert {path.name for path in folder.glob("*-*")} == {"whole-cache", "whole-atime"}
+
+
+@pytest.mark.parametrize("fault", ["flip", "truncate", "empty", "earlier"])
+def test_a_damaged_program_is_told_and_is_none(fault, updates, tmp_path, caplog):
+    """A crash, or other numbers, is what JAX makes of one that its compression lets pass."""
+    cache = program_cache._Sealed(str(tmp_path))
+    program = bytes(range(256))
+    cache.put("jit_step-0", program)
+    assert cache.get("jit_step-0") == program
+    file = tmp_path / "jit_step-0-cache"
+    if fault == "earlier":
+        file.write_bytes(program)  # without its digest
+    else:
+        rot.inflict(fault, file)
+    assert cache.get("jit_step-0") is None
+    assert f"{file} is damaged, or of an earlier version" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == [".lockfile"]
+    cache.put("jit_step-0", program)
+    assert cache.get("jit_step-0") == program
 
 
 STEPS = """

@@ -156,7 +156,7 @@ def test_a_finished_run_returns_its_summary_and_writes_nothing(undisturbed, conf
 
     before = files()
     result = loop.run_config(config, undisturbed, quiet=True)
-    assert result == json.loads((undisturbed / "summary.json").read_text())
+    assert result == run_folder.read_summary(undisturbed)
     assert "has finished" in caplog.text
     assert files() == before
 

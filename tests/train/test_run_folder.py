@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from jxfer import sealed
 from jxfer.errors import UserError
 from jxfer.train import config as configs
 from jxfer.train import run_folder
@@ -23,7 +24,8 @@ def open_once(folder, config):
 def test_a_new_folder_gets_its_parents_and_the_config(tmp_path, config):
     run = tmp_path / "sweep" / "first"
     open_once(run, config)
-    assert json.loads((run / "config.json").read_text()) == configs.to_dict(config)
+    found = json.loads((run / "config.json").read_text())
+    assert sealed.unseal(found, "config.json") == configs.to_dict(config)
     assert run_folder.read_config(run) == config
     assert run_folder.read_summary(run) is None
 

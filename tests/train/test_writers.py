@@ -6,7 +6,7 @@ import struct
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from jxfer.train.writers import Writers
+from jxfer.train.writers import Writers, check_metrics, has_begun
 
 
 def lines(folder):
@@ -50,6 +50,35 @@ def test_a_line_is_on_disk_before_the_next_is_written(tmp_path):
     with Writers(tmp_path, 0) as writers:
         writers.write(1, {"loss": 1.0})
         assert lines(tmp_path) == [{"step": 1, "loss": 1.0}]
+
+
+def test_a_mark_tells_the_lines_that_were_written(tmp_path, one_line, caplog):
+    path = tmp_path / "metrics.jsonl"
+    assert not has_begun(tmp_path)
+    with Writers(tmp_path, 0) as writers:
+        writers.write(2, {"loss": 1.0})
+        mark = writers.mark()
+        writers.write(4, {"loss": 0.5})
+    assert has_begun(tmp_path)
+    whole = path.read_bytes()
+    assert mark["bytes"] == len(whole.splitlines(keepends=True)[0])
+    check_metrics(tmp_path, mark)
+    for bad in (whole.replace(b"1.0", b"1.4"), whole[:10], b""):
+        path.write_bytes(bad)
+        with one_line(str(path), "damaged", "remove it"):
+            check_metrics(tmp_path, mark)
+    # What comes after the mark is written again: whatever became of it is all one.
+    path.write_bytes(whole[: mark["bytes"]] + b"\xff" + whole[mark["bytes"] + 1 :])
+    check_metrics(tmp_path, mark)
+    with Writers(tmp_path, 2, mark=mark) as writers:
+        writers.write(4, {"loss": 0.5})
+        again = writers.mark()
+    assert path.read_bytes() == whole
+    assert again["bytes"] == len(whole)
+    assert caplog.text == ""
+    path.unlink()
+    check_metrics(tmp_path, mark)
+    assert f"{path} is missing" in caplog.text
 
 
 def test_resuming_drops_the_lines_after_the_checkpoint(tmp_path):

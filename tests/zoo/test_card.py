@@ -49,8 +49,9 @@ def fields(value, prefix=()):
 
 
 def test_every_missing_field_is_named(one_line, card):
-    """But for the one that earlier versions did not have."""
-    paths = [path for path in fields(json.loads(full(card).to_json())) if path != ("statistics",)]
+    """But for those that earlier versions did not have."""
+    found = fields(json.loads(full(card).to_json()))
+    paths = [path for path in found if path not in {("statistics",), ("checksum",)}]
     assert {("name",), ("head", "kind"), ("parents", 1, "source"), ("measured", 0, "n")} < {*paths}
     for *parents, field in paths:
         value = json.loads(full(card).to_json())
@@ -86,6 +87,20 @@ def test_a_bad_preprocessing_names_the_file(one_line, card):
     value["preprocessing"]["size"] = 0
     with one_line("a/card.json", "size"):
         Card.from_json(json.dumps(value), "a/card.json")
+
+
+def test_a_flipped_figure_is_told(card, one_line):
+    text = card.to_json()
+    flipped = text.replace("0.485", "0.487")
+    assert flipped != text
+    with one_line("a/card.json is damaged", "checksum"):
+        Card.from_json(flipped, "a/card.json")
+
+
+def test_a_card_of_an_earlier_version_has_no_checksum(card):
+    fields = json.loads(card.to_json())
+    del fields["checksum"]
+    assert Card.from_json(json.dumps(fields)) == card
 
 
 def test_not_json(one_line):

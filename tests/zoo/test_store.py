@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jxfer import trees
+from jxfer import sealed, trees
 from jxfer.errors import UserError
 from jxfer.zoo import store
 from tests.runs import flip_a_bit, largest_file
@@ -297,6 +298,7 @@ def test_all_shipped_entries_are_whole():
     for card in cards:
         try:
             assert store.verify(card.parent).name == card.parent.name
+            assert sealed.CHECKSUM in json.loads(card.read_text())
         except UserError as error:
             pytest.fail(str(error))
 
