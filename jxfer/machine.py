@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 _MEMINFO = pathlib.Path("/proc/meminfo")
 _CGROUPS = pathlib.Path("/sys/fs/cgroup")
@@ -14,9 +15,23 @@ def visible_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
+_STATM = pathlib.Path("/proc/self/statm")
+_VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_VERSION_2 = ("memory.max", "memory.current", "inactive_file")
+
+
 def memory_bytes() -> int:
-    """All memory of this machine, free or not."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """All memory, free or not, of this machine or of the control groups that hold this process."""
+    own = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([own, *(limit for limit, _ in _groups())])
+
+
+def own_bytes() -> int:
+    """What this process holds; 0 on systems that do not tell."""
+    try:
+        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except FileNotFoundError:  # not Linux
+        return 0
 
 
 def available_bytes() -> int:
@@ -30,18 +45,27 @@ def available_bytes() -> int:
         return memory_bytes()
     found = {name: value for name, _, value in (line.partition(":") for line in lines)}
     available = int(found["MemAvailable"].split()[0]) * 1024
-    own = _OWN_CGROUP.read_text().strip().rpartition("::")[2]
-    group = _CGROUPS / own.lstrip("/")
-    for folder in (group, *group.parents):
-        if folder.is_relative_to(_CGROUPS) and (folder / "memory.max").exists():
-            limit = (folder / "memory.max").read_text().strip()
+    return max(min([available, *(limit - used for limit, used in _groups())]), 0)
+
+
+def _groups() -> Iterator[tuple[int, int]]:
+    """(limit, bytes in use) of each control group that holds this process and has a limit.
+
+    Files that the kernel keeps in memory, and drops when it is short of it, are not in use.
+    """
+    lines = _OWN_CGROUP.read_text().splitlines() if _OWN_CGROUP.exists() else []
+    for line in lines:
+        _, kinds, own = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        root = _CGROUPS / "memory" if kinds else _CGROUPS
+        most, current, files = _VERSION_1 if kinds else _VERSION_2
+        group = root / own.lstrip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(root) or not (folder / most).exists():
+                continue
+            limit = (folder / most).read_text().strip()
             if limit != "max":
-                used = int((folder / "memory.current").read_text()) - _dropped_first(folder)
-                available = min(available, int(limit) - used)
-    return max(available, 0)
-
-
-def _dropped_first(group: pathlib.Path) -> int:
-    """Bytes of a control group that are files read before, which the kernel gives up unasked."""
-    lines = (group / "memory.stat").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+                pairs = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                dropped = int(dict(pairs)[files])
+                yield int(limit), int((folder / current).read_text()) - dropped

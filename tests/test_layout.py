@@ -11,6 +11,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jxfer"
 ORDER = [
     "errors",
     "choices",
+    "disk",
     "machine",
     "trees",
     "json_fields",

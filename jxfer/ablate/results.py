@@ -4,12 +4,13 @@ After `sweep` in the flow; `jxfer report` reads it, and an experiment's committe
 """
 
 import dataclasses
+import json
 import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from jxfer import sealed
+from jxfer import disk, sealed
 from jxfer.ablate import verdicts
 from jxfer.ablate.cells import Job, Record, as_json, error_of
 from jxfer.ablate.claims import ACCURACY, Values
@@ -31,7 +32,7 @@ def write(file: File, folder: pathlib.Path, command: str) -> dict[str, Any]:
       What was written.
 
     Raises:
-      UserError: as `Sweep.records` and `verdicts.judge`.
+      UserError: as `Sweep.records` and `verdicts.judge`; it cannot be written.
     """
     experiment, sweep = file.experiment, Sweep(file.experiment, folder)
     records = sweep.records()
@@ -60,7 +61,8 @@ def write(file: File, folder: pathlib.Path, command: str) -> dict[str, Any]:
         "cells": [_cell(job, records.get(job.key)) for job in jobs],
         "claims": [dataclasses.asdict(verdict) for verdict in judged],
     }
-    run_folder.write_json(folder / "results.json", sealed.seal(result))
+    content = f"{json.dumps(sealed.seal(result), indent=2)}\n"
+    disk.replace(folder / "results.json", content.encode())  # another process may write it, too
     return result
 
 

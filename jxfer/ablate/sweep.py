@@ -23,16 +23,27 @@ from collections.abc import Iterator, Mapping
 import filelock
 import numpy as np
 
+from jxfer import disk
 from jxfer.ablate import cells
 from jxfer.ablate.cell_log import logged
-from jxfer.ablate.cells import BY_ACCURACY, Job, Record, Role, Search, key_of, with_shared_cache
+from jxfer.ablate.cells import (
+    BY_ACCURACY,
+    Job,
+    Record,
+    Role,
+    Search,
+    error_of,
+    key_of,
+    with_shared_cache,
+)
 from jxfer.ablate.claims import ACCURACY
 from jxfer.ablate.experiment import Choice, Experiment, Measure, Setting
-from jxfer.errors import UserError
+from jxfer.errors import DiskError, UserError
 from jxfer.train import loop, run_folder
 
 ATTEMPTS = 2
 """Processes that may die of a cell before it counts as failed."""
+_GOES_ON = "make room, and the same command goes on"
 
 
 class Sweep:
@@ -55,16 +66,19 @@ class Sweep:
         return {key: record for key, record in found.items() if record is not None}
 
     def retry(self) -> None:
-        """Forgets failures; not those of cells that another process is at."""
+        """Forgets failures, and who died of a cell; not of cells that another process is at.
+
+        Whoever runs the command again may have killed it himself, as often as he likes.
+        """
         for key in self.records():
             with self._lock(key) as held:
                 record = self._read(key) if held else None
-                if record is None or not (record.status == "failed" or record.failed_measures):
+                if record is None or not (error_of(record) or record.attempts):
                     continue
                 if record.status == "failed":
                     (self.cells / f"{key}.json").unlink()
                 else:
-                    self._write(key, dataclasses.replace(record, failed_measures={}))
+                    self._write(key, dataclasses.replace(record, attempts=0, failed_measures={}))
 
     def jobs(self, records: Mapping[str, Record]) -> list[Job]:
         """All that are known by now: searches, and tables whose search is over.
@@ -115,7 +129,14 @@ class Sweep:
 
         Returns:
           Its record, or None where nothing was done.
+
+        Raises:
+          DiskError: no fault of the job's, which is not over: the same command goes on.
         """
+        with disk.writing(self.cells, _GOES_ON):
+            return self._run_locked(job)
+
+    def _run_locked(self, job: Job) -> Record | None:
         self.cells.mkdir(parents=True, exist_ok=True)
         with self._lock(job.key) as held:
             # Read again: it may have ended between the list and the lock.
@@ -136,10 +157,17 @@ class Sweep:
             try:
                 with logged(self.cells / f"{job.key}.log", job.heading):
                     record = self._work(job, begun)
-            except BaseException:  # interrupted, preempted: none of its doing
-                self._write(job.key, begun)
+            except BaseException:  # interrupted, preempted, a full disk: none of its doing
+                self._take_back(job.key, begun)
                 raise
             return self._write(job.key, record)
+
+    def _take_back(self, key: str, begun: Record) -> None:
+        """The attempt does not count. Without room for a record, the run folder tells all."""
+        try:
+            self._write(key, begun)
+        except DiskError:
+            (self.cells / f"{key}.json").unlink(missing_ok=True)
 
     def _work(self, job: Job, begun: Record) -> Record:
         """Runs what is left of a job: the run, its measures, or both."""
@@ -307,9 +335,14 @@ def _test_accuracy(run: pathlib.Path) -> float:
 
 
 def _one_line(error: Exception) -> str:
-    """Told to people; the traceback goes to the log."""
-    traceback.print_exception(error)
-    if type(error).__module__.startswith("submitit"):
-        raise error  # of the job that runs the worker, by a signal, whatever it was at
+    """Told to people; the traceback goes to the log.
+
+    Raises:
+      Exception: the error itself, where the job is not to blame.
+    """
+    with contextlib.suppress(OSError):  # of a full disk
+        traceback.print_exception(error)
+    if disk.is_disk(error) or type(error).__module__.startswith("submitit"):
+        raise error  # of the machine, or of the job that runs the worker, whatever it was at
     told = " ".join(str(error).split())
     return told if isinstance(error, UserError) else f"{type(error).__name__}: {told[:300]}"

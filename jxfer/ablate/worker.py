@@ -54,7 +54,9 @@ def _work(sweep: Sweep, index: int, count: int, quiet: bool) -> None:
             return
         start = index * len(left) // count
         turned = left[start:] + left[:start]
-        turned.sort(key=lambda job: (job.setting, job.arm) != last)  # stable: one program, one row
+        # Begun ones come last: whoever died of one gets to the rest before he may die of it again.
+        # Then, as the sort is stable, those of one program in a row.
+        turned.sort(key=lambda job: (job.key in records, (job.setting, job.arm) != last))
         for job in turned:
             record = sweep.run(job)
             if record is not None:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from jxfer import text
+from jxfer import disk, text
 from jxfer.errors import UserError
 
 COMMANDS = {
@@ -45,7 +45,10 @@ def main(args: list[str] | None = None) -> int:
 
 
 def guard(program: Callable[[], int | None]) -> int:
-    """Runs a program with log lines on stderr; `UserError` is one line and exit code 2."""
+    """Runs a program with log lines on stderr.
+
+    `UserError` is one line and exit code 2, and so is a disk that fails where nothing else tells.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(text.OneLine("jxfer: %(message)s"))
     log = logging.getLogger("jxfer")
@@ -53,18 +56,31 @@ def guard(program: Callable[[], int | None]) -> int:
     log.propagate = False
     log.setLevel(logging.INFO)
     try:
-        code = program() or 0
+        with disk.quiet_threads():
+            code = program() or 0
         sys.stdout.flush()  # here, where a closed pipe is still ours to answer
         return code
     except UserError as error:
         print(text.one_line(f"jxfer: error: {error}"), file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 141
+    except OSError as error:
+        if not disk.is_disk(error):
+            raise
+        where = error.filename or "standard output, or a temporary file"
+        print(text.one_line(f"jxfer: error: {where}: {error.strerror}"), file=sys.stderr)
+        _drop_output()
+        return 2
     except KeyboardInterrupt:
         print("jxfer: interrupted; the same command resumes a run", file=sys.stderr)
         return 130
+
+
+def _drop_output() -> None:
+    """What is left to write to standard output goes nowhere, so that the exit can flush it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage() -> str:

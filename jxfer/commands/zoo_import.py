@@ -1,18 +1,22 @@
 """`jxfer zoo import`: weights of others into an entry."""
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from jxfer import text
-from jxfer.data import remote
+from jxfer import text, trees
+from jxfer.data import copies, remote
 from jxfer.data.transforms import Preprocessing
 from jxfer.errors import UserError
+from jxfer.trees import Tree
 from jxfer.zoo import store, weights
 from jxfer.zoo.card import Card
 from jxfer.zoo.report import Report
+
+_log = logging.getLogger("jxfer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +111,10 @@ class Import:
             **self._overrides(),
         )
         folder = store.write_place(self.zoo) / name
-        card = store.save(folder, card, found.variables, overwrite=self.overwrite)
+        same = None if self.overwrite else _find_same(folder, card, found.variables)
+        if same is not None:
+            _log.warning("%s holds this entry already", remote.shown(folder))
+        card = same or store.save(folder, card, found.variables, overwrite=self.overwrite)
         if self.json:
             report = dataclasses.asdict(found.report)
             shown = {"path": remote.shown(folder), "card": card.listed(), "report": report}
@@ -127,6 +134,26 @@ class Import:
             f"{self.weights} holds a head of {in_file} classes; "
             "name them with --class-names, or drop it with --headless"
         )
+
+
+def _find_same(folder: Path, card: Card, variables: Tree) -> Card | None:
+    """The card of an entry that `store.save` would write again, as after a kill at the very end.
+
+    Raises:
+      UserError: as `store.load`.
+    """
+    address = remote.address(folder)
+    is_entry = remote.read(f"{address}/{store.CARD}") if address else (folder / store.CARD).exists()
+    if not is_entry:
+        return None
+    there, _ = store.load(copies.local(folder))
+    filled_in = ("parameters", "jxfer_version", "files_sha256")
+    wanted = dataclasses.replace(
+        card,
+        tensors_sha256=trees.sha256(variables),
+        **{name: getattr(there, name) for name in filled_in},
+    )
+    return there if there == wanted else None
 
 
 def _read_class_names(given: str) -> tuple[str, ...]:

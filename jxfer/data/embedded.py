@@ -13,7 +13,6 @@ import logging
 import os
 import pathlib
 import shutil
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
@@ -22,8 +21,9 @@ import cv2
 import filelock
 import numpy as np
 
+from jxfer import disk
 from jxfer.data import glyphs
-from jxfer.errors import UserError
+from jxfer.errors import DiskError
 
 _CHECKSUMS = "checksums.json"  # in the folder of a set: CRC-32 of the other files, by name
 _log = logging.getLogger("jxfer")
@@ -147,25 +147,28 @@ def cache_dir() -> pathlib.Path:
 def open_embedded(name: str) -> Any:
     """Returns the read-only TFDS builder of an embedded set, preparing it on first use.
 
-    It lies in `cache_dir()/embedded/NAME/VERSION`. Several processes may race to prepare it. One
+    It lies in `cache_dir()/embedded/NAME/VERSION`. Of several processes the first prepares it. One
     that was damaged since is told, and prepared again.
 
     Args:
       name: a key of `EMBEDDED`.
 
     Raises:
-      UserError: the cache folder cannot be written.
+      DiskError: the cache folder cannot be written.
     """
     import tensorflow_datasets as tfds
 
     embedded = EMBEDDED[name]
     folder = cache_dir() / "embedded" / name / embedded.version
-    if not _is_whole(folder):
+    # A scratch folder is of a process that is at it, or was killed.
+    if not _is_whole(folder) or _scratch(folder).exists():
         try:
-            _renew(embedded, folder)
-        except OSError as error:
-            raise UserError(
-                f"cannot prepare {name} in {folder}: {error.strerror or error}; "
+            _prepare(embedded, folder)
+        except Exception as error:
+            if (told := disk.reason(error)) is None:
+                raise
+            raise DiskError(
+                f"cannot prepare {name} in {folder}: {told}; "
                 "point JXFER_CACHE to a folder that can be written"
             ) from error
     return tfds.builder_from_directory(folder)
@@ -184,20 +187,8 @@ def _checksums(folder: pathlib.Path) -> dict[str, int]:
     return {path.name: zlib.crc32(path.read_bytes()) for path in files}
 
 
-def _renew(embedded: type[EmbeddedSet], folder: pathlib.Path) -> None:
-    """Prepares the folder; what is damaged there goes first, at once for all who look."""
-    if folder.exists():
-        with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
-            if _is_whole(folder):  # another process was first
-                return
-            _log.warning("%s is damaged, or of an earlier version: preparing it again", folder)
-            scratch = tempfile.mkdtemp(prefix=".damaged-", dir=folder.parent)
-            folder.rename(pathlib.Path(scratch, folder.name))
-            shutil.rmtree(scratch, ignore_errors=True)
-            _prepare(embedded, folder)
-        return
-    _log.info("preparing %s in %s, once", embedded.name, folder)
-    _prepare(embedded, folder)
+def _scratch(folder: pathlib.Path) -> pathlib.Path:
+    return folder.parent / ".preparing"
 
 
 def _prepare(embedded: type[EmbeddedSet], folder: pathlib.Path) -> None:
@@ -206,21 +197,28 @@ def _prepare(embedded: type[EmbeddedSet], folder: pathlib.Path) -> None:
 
     tfds.disable_progress_bar()  # these sets take seconds
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = tempfile.mkdtemp(prefix=".preparing-", dir=folder.parent)
-    try:
-        builder = _builder(embedded, scratch)
-        # TFDS announces its work on stdout, where `--json` output goes.
-        with contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare(file_format="array_record")
-        written = pathlib.Path(builder.data_dir)
-        (written / _CHECKSUMS).write_text(json.dumps(_checksums(written), indent=2) + "\n")
+    scratch = _scratch(folder)
+    with filelock.FileLock(folder.parent.with_suffix(".lock")):
+        if scratch.exists():  # a process was killed
+            shutil.rmtree(scratch)
+        if _is_whole(folder):  # another process was first
+            return
         try:
-            os.rename(builder.data_dir, folder)
-        except OSError:
-            if not folder.exists():  # else another process was first, with the same records
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            if folder.exists():
+                _log.warning("%s is damaged, or of an earlier version: preparing it again", folder)
+                folder.rename(scratch)  # at once for all who look
+                shutil.rmtree(scratch)
+            else:
+                _log.info("preparing %s in %s, once", embedded.name, folder)
+            builder = _builder(embedded, str(scratch))
+            # TFDS announces its work on stdout, where `--json` output goes.
+            with contextlib.redirect_stdout(io.StringIO()):
+                builder.download_and_prepare(file_format="array_record")
+            written = pathlib.Path(builder.data_dir)
+            (written / _CHECKSUMS).write_text(json.dumps(_checksums(written), indent=2) + "\n")
+            written.rename(folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _builder(embedded: type[EmbeddedSet], data_dir: str) -> Any:

@@ -4,11 +4,12 @@ After `chart` in the flow. Colours are blind-safe, each curve has a marker of it
 are drawn. The same chart gives the same bytes.
 """
 
+import io
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from jxfer.errors import UserError
+from jxfer import disk
 from jxfer.report.chart import COLOURS, MOST_POINTS, Chart, Line, log_ticks
 
 MARKERS = ("o", "s", "^", "D", "v", "X", "P", "h")
@@ -47,7 +48,7 @@ def save(figure: Any, stem: pathlib.Path) -> list[pathlib.Path]:
     """Writes `STEM.svg`, `STEM.png` and `STEM.pdf`, without dates or random names in them.
 
     Raises:
-      UserError: a file cannot be written.
+      DiskError: a file cannot be written.
     """
     import matplotlib
 
@@ -55,10 +56,9 @@ def save(figure: Any, stem: pathlib.Path) -> list[pathlib.Path]:
     with matplotlib.rc_context({"svg.hashsalt": "jxfer", "pdf.fonttype": 42}):
         for kind, metadata in _METADATA.items():
             file = stem.with_name(f"{stem.name}.{kind}")
-            try:
-                figure.savefig(file, format=kind, dpi=150, metadata=metadata)
-            except OSError as error:
-                raise UserError(f"{file}: cannot be written: {error.strerror}") from None
+            content = io.BytesIO()
+            figure.savefig(content, format=kind, dpi=150, metadata=metadata)
+            disk.replace(file, content.getvalue())
             files.append(file)
     return files
 

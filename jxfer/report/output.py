@@ -7,19 +7,17 @@ import os
 import pathlib
 import urllib.parse
 
-from jxfer.errors import UserError
+from jxfer import disk
 
 
 def write_text(file: pathlib.Path, text: str) -> None:
     """Writes text as UTF-8 with plain line ends.
 
     Raises:
-      UserError: it cannot be written.
+      DiskError: it cannot be written.
     """
-    try:  # a name that is not UTF-8 holds lone surrogates
-        file.write_text(text, "utf-8", errors="backslashreplace", newline="\n")
-    except OSError as error:
-        raise UserError(f"{file}: cannot be written: {error.strerror}") from None
+    # A name that is not UTF-8 holds lone surrogates.
+    disk.replace(file, text.encode("utf-8", errors="backslashreplace"))
 
 
 def address(target: pathlib.Path, folder: pathlib.Path) -> str:

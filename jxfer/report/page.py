@@ -133,7 +133,7 @@ def write(file: pathlib.Path, title: str, sections: Sequence[Section]) -> None:
       sections: in their order on it.
 
     Raises:
-      UserError: the file cannot be written.
+      DiskError: the file cannot be written.
     """
     style = _asset("page.css") + "".join(
         f".c{i} {{ --c: {colour}; }}\n" for i, colour in enumerate(charts.COLOURS)

@@ -6,17 +6,18 @@ restores. Orbax restores a flipped bit without a word; the crc32 of each leaf, k
 the arrays under a checksum of its own, does not.
 """
 
+import contextlib
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jxfer import sealed, trees
+from jxfer import disk, sealed, trees
 from jxfer.errors import UserError, first_line
 from jxfer.train import hosts
 from jxfer.train.state import TrainState
@@ -40,14 +41,21 @@ class _KeepLatestAndBest:
 
 
 class Checkpoints:
-    """The `checkpoints/` folder of a run. A context manager: leaving it waits for the last save."""
+    """The `checkpoints/` folder of a run. A context manager: leaving it waits for the last save.
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        self._folder = folder
+    Args:
+      folder: made unless it is there.
+      check: raises DiskError once the path leads elsewhere; see `run_folder.open_run`.
+    """
+
+    def __init__(self, folder: pathlib.Path, check: Callable[[], None] = lambda: None) -> None:
+        self._folder, self._check = folder, check
         self._manager: Any = None
         if not hosts.is_first():
             return
-        folder.mkdir(exist_ok=True)  # Orbax makes none where a process saves for itself
+        disk.tell_once()
+        with disk.writing(folder):
+            folder.mkdir(exist_ok=True)  # Orbax makes none where a process saves for itself
         # No barrier that waits for the other hosts.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=0, active_processes={0}, barrier_sync_key_prefix="run"
@@ -64,17 +72,16 @@ class Checkpoints:
 
     def __exit__(self, *_: object) -> None:
         if self._manager is not None:
-            self._manager.close()
+            self._wait()
+            with self._writing():
+                self._manager.close()
 
     def last(self) -> str:
         """What there is to go back to, for the message of a run that stops."""
         if self._manager is None:
             return "the first host tells the last good checkpoint"
-        self._manager.wait_until_finished()
-        step = self._manager.latest_step()
-        if step is None:
-            return "no checkpoint was saved before"
-        return f"the last good checkpoint is {self._folder / str(step)}"
+        self._wait()
+        return self._whole()
 
     def save(self, state: TrainState, progress: dict[str, Any], place: str = "") -> None:
         """Starts to save; the device and the loop go on. All hosts must call it.
@@ -87,7 +94,7 @@ class Checkpoints:
 
         Raises:
           UserError: a leaf is not finite: a parameter, a statistic, or the optimizer's state, which
-            a gradient reaches first.
+            a gradient reaches first; this checkpoint, or the one before, cannot be written.
         """
         tree = _to_tree(state)
         for path, leaf in trees.flatten(tree).items():
@@ -100,19 +107,22 @@ class Checkpoints:
         if self._manager is None:
             return
         checksums = {path: trees.crc32(leaf) for path, leaf in trees.flatten(tree).items()}
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(tree),
-                progress=ocp.args.JsonSave(sealed.seal({**progress, "checksums": checksums})),
-            ),
-            metrics={
-                f"{name}_step": progress[name]["step"]
-                for name in ("best", "oracle")
-                if name in progress
-            },
-            force=True,
-        )
+        self._wait()
+        self._check()  # else Orbax may make the folder anew
+        with self._writing():
+            self._manager.save(
+                int(state.step),
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(tree),
+                    progress=ocp.args.JsonSave(sealed.seal({**progress, "checksums": checksums})),
+                ),
+                metrics={
+                    f"{name}_step": progress[name]["step"]
+                    for name in ("best", "oracle")
+                    if name in progress
+                },
+                force=True,
+            )
 
     def restore_latest(self, like: Like) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest intact checkpoint, or None where there is none yet.
@@ -169,7 +179,7 @@ class Checkpoints:
         return hosts.from_first(lambda: self._restore_variables(step, like))
 
     def _restore_variables(self, step: int, like: Like) -> Tree:
-        self._manager.wait_until_finished()
+        self._wait()
         try:
             state, _ = self._restore(step, like)
         except _Rotten as error:
@@ -201,6 +211,28 @@ class Checkpoints:
             if trees.crc32(leaf) != checksums[path]:
                 raise _Rotten(f"the checksum of {path} does not match")
         return _from_tree(tree, like(step)), progress
+
+    def _wait(self) -> None:
+        """Until the save that goes on beside the loop is done."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        advice = f"{self._whole()}; make room, and the same command resumes"
+        try:
+            with disk.writing(f"a checkpoint in {self._folder}", advice):
+                yield
+        except Exception:
+            self._check()  # where the folder is gone Orbax says many things
+            raise
+
+    def _whole(self) -> str:
+        # The manager counts a save that failed; on the disk a whole one has its plain number.
+        names = [path.name for path in self._folder.glob("*") if path.name.isdecimal()]
+        if not names:
+            return "no checkpoint was saved before"
+        return f"the last good checkpoint is {self._folder / max(names, key=int)}"
 
 
 class _Rotten(Exception):

@@ -36,7 +36,7 @@ import numpy as np
 
 from jxfer import choices
 from jxfer.data.embedded import cache_dir
-from jxfer.errors import UserError
+from jxfer.errors import DiskError, UserError
 
 _log = logging.getLogger("jxfer")
 _PIECE = 1 << 24  # bytes per read when a checksum is taken
@@ -57,8 +57,8 @@ class CacheConfig:
     mode: Literal["auto", "off", "memory", "disk", "shared"] = "auto"
     """auto: in memory where that saves passes over the same pixels and fits, else off. memory,
     disk: so, or an error. disk: in $JXFER_CACHE/features, memory-mapped, for later runs too.
-    shared: on disk where auto would be in memory, as the cells of a sweep have it; in memory while
-    other processes fill the disk's share."""
+    shared: on disk where auto would be in memory, as the cells of a sweep have it; in memory where
+    other processes fill the disk's share, or the disk is full or read-only."""
     max_gb: float = 4.0
     """At most this many 10^9 bytes in memory (auto: and half of the machine's), or on disk in all
     entries together: there, those that were not used for longest make room."""
@@ -137,7 +137,8 @@ def on_disk(key: dict[str, Any], form: Form, rows_from: RowsFrom, max_bytes: flo
 
     Raises:
       NoRoom: with the entries that other processes are filling the rows are more than `max_bytes`.
-      UserError: the rows alone are; the folder cannot be written.
+      UserError: the rows alone are.
+      DiskError: the folder cannot be written.
     """
     identity = {"key": key, **dataclasses.asdict(form)}
     text = json.dumps(identity, sort_keys=True)
@@ -149,6 +150,8 @@ def on_disk(key: dict[str, Any], form: Form, rows_from: RowsFrom, max_bytes: flo
     try:
         with _own_errors(root):
             whole = _is_whole(folder, form)
+            if whole:
+                (folder / "filled.json").unlink(missing_ok=True)  # left by a kill after the rename
         if not whole:
             _fill(folder, json.loads(text), form, rows_from, max_bytes)
         # Mapped while the lock is held: from here on a removal does no harm.
@@ -166,7 +169,7 @@ def _own_errors(root: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
+        raise DiskError(
             f"cached features in {root}: {error.strerror or error}; free some room, set "
             "$JXFER_CACHE to another folder, or use --cache.mode memory"
         ) from error

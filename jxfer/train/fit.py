@@ -1,4 +1,4 @@
-"""The largest batch whose training step fits into memory, found by compiling.
+"""Whether a training step fits into memory, and the largest batch whose step does, by compiling.
 
 After `audit` in the flow. Every size that is judged is compiled, and what counts is the compiled
 program's own account of its memory; nothing is run. That account is close to a straight line in the
@@ -7,6 +7,7 @@ which does not.
 """
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,8 @@ from jxfer.train import memory, parallel
 from jxfer.train.state import Plan
 from jxfer.train.step import make_train_step
 from jxfer.trees import Tree
+
+_log = logging.getLogger("jxfer")
 
 PREDICTED = 8
 """Programs after which a prediction is no longer trusted, and the rest is halved."""
@@ -122,6 +125,52 @@ def _next(known: dict[int, float], limit: float, low: int, high: int) -> int:
     return (low + high) // 2 if high else 2 * low
 
 
+def check(step: Any, state: Any, batch: dict[str, Any], *fixed: Any, parts: int = 1) -> None:
+    """Compares what a step needs with what there is. Compiles the step; its call does not again.
+
+    On CPU too little is a warning where the step would fit if other processes ended.
+
+    Args:
+      step: from `parallel.compile_step`; the other arguments are those of its first call.
+      batch: leaves [devices, images, ...].
+      parts: that each device takes its images in.
+
+    Raises:
+      UserError: there is too little; with the batch size that fits.
+    """
+    compiled = step.lower(state, batch, *fixed).compile()
+    needed, limit = memory.program_bytes(compiled), memory.limit_bytes()
+    if needed <= limit:
+        return
+    is_cpu = jax.local_devices()[0].platform == "cpu"
+    told = (
+        f"a step takes {_gigabytes(needed)} of memory, and {_gigabytes(limit)} "
+        f"{'are free' if is_cpu else 'is what a device has'}"
+    )
+    if is_cpu and memory.could_fit(compiled):
+        _log.warning(
+            "%s; lower --batch-size (jxfer audit --largest-batch finds the largest that fits), or "
+            "set --remat or --accumulate",
+            told,
+        )
+        return
+    images = batch["label"].shape[1]
+
+    def cost(units: int) -> float:
+        def resized(leaf: Any) -> jax.ShapeDtypeStruct:
+            devices, count, *rest = leaf.shape
+            return jax.ShapeDtypeStruct(
+                (devices, count // images * units * parts, *rest), leaf.dtype
+            )
+
+        return _bytes(step, jax.tree.map(_shape, state), jax.tree.map(resized, batch), *fixed)
+
+    (units, _), _ = search(cost, max(1, images // parts // 2), limit)
+    fits = units * parts * jax.device_count()
+    advice = f"--batch-size {fits} fits" if fits else "not even one image on each device fits"
+    raise UserError(f"{told}; {advice}; or set --remat or --accumulate, in a new run folder")
+
+
 def step_bytes(plan: Plan, variables: Tree, batch_size: int) -> float:
     """`memory.program_bytes` of a phase's step on images; inf where it cannot be compiled for that.
 
@@ -138,7 +187,14 @@ def step_bytes(plan: Plan, variables: Tree, batch_size: int) -> float:
     arguments = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((devices, *leaf.shape), leaf.dtype), (state, batch)
     )
-    step: Any = parallel.compile_step(make_train_step(plan), donate_state=True)
+    return _bytes(parallel.compile_step(make_train_step(plan), donate_state=True), *arguments)
+
+
+def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
+def _bytes(step: Any, *arguments: Any) -> float:
     try:
         return memory.program_bytes(step.lower(*arguments).compile())
     except jax.errors.JaxRuntimeError as error:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import pathlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax
 from jxfer import sealed
 from jxfer.errors import UserError
 from jxfer.train import config as configs
-from jxfer.train import hosts, memory, parallel, run_folder, summary
+from jxfer.train import fit, hosts, parallel, run_folder, summary
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import source_relationship
@@ -50,20 +51,31 @@ def run_config(
     folder = pathlib.Path(run)
     hosts.check_same({"config": configs.to_dict(config), "--run": str(folder)})
     with Preemption() as preemption, contextlib.ExitStack() as held:
+        checks: list[Callable[[], None]] = []
 
         def open_run() -> dict[str, Any] | None:
-            held.enter_context(run_folder.open_run(folder, config))
+            checks.append(held.enter_context(run_folder.open_run(folder, config)))
             return run_folder.read_summary(folder)
 
         finished = hosts.from_first(open_run)
         if finished is not None:
             _log.warning("%s has finished; nothing is left to do", folder)
             return finished
-        return _train(config, folder, quiet, profile, preemption)
+
+        def check() -> None:
+            for first in checks:  # of the host that has the folder
+                first()
+
+        return _train(config, folder, quiet, profile, preemption, check)
 
 
 def _train(
-    config: TrainConfig, folder: pathlib.Path, quiet: bool, profile: bool, preemption: Preemption
+    config: TrainConfig,
+    folder: pathlib.Path,
+    quiet: bool,
+    profile: bool,
+    preemption: Preemption,
+    check: Callable[[], None],
 ) -> dict[str, Any]:
     whole = Clock()
     quiet = quiet or not hosts.is_first()
@@ -76,18 +88,23 @@ def _train(
         summary.print_start(config, run.splits, run.pretrained, run.course, run.target)
         for line in filter(None, [*(choice.describe() for choice in run.choices), run.images]):
             print(line, file=sys.stderr)
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        progress, steps, taken = _take_steps(run, checkpoints, preemption)
+    with Checkpoints(folder / "checkpoints", check) as checkpoints:
+        progress, steps, taken = _take_steps(run, checkpoints, preemption, check)
         clock = Clock()
         verdict = run.judge.conclude(
             lambda step: checkpoints.restore_variables(step, run.course.like)
         )
         run.seconds["eval"] += clock.lap()
-    return hosts.from_first(lambda: _finish(run, progress, steps, taken, verdict, whole))
+
+    def finish() -> dict[str, Any]:
+        check()
+        return _finish(run, progress, steps, taken, verdict, whole)
+
+    return hosts.from_first(finish)
 
 
 def _take_steps(
-    run: Run, checkpoints: Checkpoints, preemption: Preemption
+    run: Run, checkpoints: Checkpoints, preemption: Preemption, check: Callable[[], None]
 ) -> tuple[dict[str, Any], int, int]:
     """Takes the steps that are left.
 
@@ -119,7 +136,7 @@ def _take_steps(
     relationship = source_relationship(run.pretrained, run.splits.train, config.batch_size)
     folder = run.folder if hosts.is_first() else None
     bar = ProgressBar(course.steps, start, run.quiet)
-    with Writers(folder, start, run.profile, mark) as writers, bar:
+    with Writers(folder, start, run.profile, mark, check) as writers, bar:
         for index in range(course.index(start + 1), len(course.plans)):
             plan, before, end = course.plans[index], course.start(index), course.ends[index]
             first = int(host_state.step) + 1
@@ -138,7 +155,7 @@ def _take_steps(
                 batch = next(stream)
                 seconds[waiting] += (waited := clock.lap())
                 if step == first:
-                    memory.check(compiled, state, batch, *fixed)
+                    fit.check(compiled, state, batch, *fixed, parts=config.accumulate)
                 preemption.unsaved = True
                 state, sums = train_step(state, batch, *fixed)
                 if step == first:

@@ -3,15 +3,12 @@
 Before `prefix` in the flow.
 """
 
-import logging
 from typing import Any
 
 import jax
 
 from jxfer import machine
 from jxfer.errors import UserError
-
-_log = logging.getLogger("jxfer")
 
 
 def limit_bytes() -> int:
@@ -31,6 +28,15 @@ def limit_bytes() -> int:
     return int(limit)
 
 
+def could_fit(compiled: Any) -> bool:
+    """Whether a program would fit if all other processes of this machine ended. CPU alone.
+
+    Its arguments are there already.
+    """
+    held = compiled.memory_analysis().argument_size_in_bytes * jax.local_device_count()
+    return program_bytes(compiled) - held <= machine.memory_bytes() - machine.own_bytes()
+
+
 def program_bytes(compiled: Any) -> int:
     """What a program needs while it runs: arguments, results and what lies between.
 
@@ -44,29 +50,3 @@ def program_bytes(compiled: Any) -> int:
     total = stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
     sharing = jax.local_device_count() if jax.local_devices()[0].platform == "cpu" else 1
     return int(total - stats.alias_size_in_bytes) * sharing
-
-
-def check(step: Any, *arguments: Any) -> None:
-    """Compares what a step needs with what there is. Compiles the step; its call does not again.
-
-    On CPU, where what is free may change, too little is a warning.
-
-    Args:
-      step: from `parallel.compile_step`.
-      arguments: of its first call.
-
-    Raises:
-      UserError: the device has too little.
-    """
-    needed, limit = program_bytes(step.lower(*arguments).compile()), limit_bytes()
-    if needed <= limit:
-        return
-    is_cpu = jax.local_devices()[0].platform == "cpu"
-    line = (
-        f"a step takes {needed / 1e9:.3g} GB of memory, and {limit / 1e9:.3g} GB "
-        f"{'are free' if is_cpu else 'is what a device has'}; lower --batch-size (jxfer audit "
-        "--largest-batch finds the largest that fits), or set --remat or --accumulate"
-    )
-    if not is_cpu:
-        raise UserError(line)
-    _log.warning(line)

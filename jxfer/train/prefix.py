@@ -29,7 +29,7 @@ from jxfer.data import loader
 from jxfer.data.readers import images_sha256
 from jxfer.data.sources import Source, Splits
 from jxfer.data.transforms import AugmentConfig
-from jxfer.errors import UserError
+from jxfer.errors import DiskError, UserError
 from jxfer.train import feature_store, parallel, program, step
 from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import Evaluator, one_late
@@ -275,7 +275,7 @@ class PrefixCache:
         max_bytes = config.cache.max_bytes
         try:
             return feature_store.on_disk(json.loads(json.dumps(key)), form, rows_from, max_bytes)
-        except feature_store.NoRoom as error:
+        except (feature_store.NoRoom, DiskError) as error:
             if config.cache.mode != "shared":
                 raise
             _log.warning("%s; here they are kept in memory", error)

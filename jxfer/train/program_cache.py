@@ -15,6 +15,9 @@ import hashlib
 import logging
 import os
 import pathlib
+import re
+import warnings
+from typing import Any
 
 import filelock
 import jax
@@ -31,6 +34,9 @@ SWITCH = "JXFER_COMPILED"
 MAX_BYTES = 5 * 2**30
 """Of a folder; the programs that were not used for longest make room."""
 _DIGEST = hashlib.sha256
+_JAX_FAILS = re.compile(
+    r"Error (reading|writing) persistent compilation cache entry for [^:]*: (?P<why>.*)", re.DOTALL
+)
 _log = logging.getLogger("jxfer")
 
 
@@ -65,8 +71,8 @@ def switch_on() -> None:
     """Keeps the programs of this process in `cache_dir()/compiled`, and finds those that are there.
 
     Does nothing where `$JAX_COMPILATION_CACHE_DIR` names a folder, whose settings are then JAX's
-    own, or where `$JXFER_COMPILED` is `off`. A folder that cannot be written is a warning: programs
-    are then compiled as if there were no cache.
+    own, or where `$JXFER_COMPILED` is `off`. A folder that cannot be written, or no longer, is one
+    warning: programs are then compiled as if there were no cache.
 
     Raises:
       UserError: `$JXFER_COMPILED` is something else.
@@ -82,13 +88,7 @@ def switch_on() -> None:
         with filelock.FileLock(folder / ".lockfile"):  # JAX's own, held while it writes
             _drop_unfinished(folder)
     except OSError as error:
-        _log.warning(
-            "%s: %s; nothing that is compiled is kept: point JXFER_CACHE to a folder that can be "
-            "written, or set %s=off",
-            folder,
-            error.strerror or error,
-            SWITCH,
-        )
+        _tell(folder, error.strerror or str(error))
         return
     for name, value in {
         "jax_compilation_cache_dir": str(folder.resolve()),
@@ -97,11 +97,37 @@ def switch_on() -> None:
     }.items():
         jax.config.update(name, value)
     compilation_cache.get_file_cache = _open
+    _tell_once(folder)
 
 
 def _open(path: str) -> tuple[CacheInterface, str]:
     """In place of JAX's own."""
     return _Sealed(path), path
+
+
+def _tell(folder: pathlib.Path, why: str) -> None:
+    _log.warning(
+        "%s: %s; nothing that is compiled is kept: point JXFER_CACHE to a folder that can be "
+        "written, or set %s=off",
+        folder,
+        why,
+        SWITCH,
+    )
+
+
+def _tell_once(folder: pathlib.Path) -> None:
+    """Of the warnings that JAX gives for each program, the first is told, in one line."""
+    show, told = warnings.showwarning, False
+
+    def show_others(message: Warning | str, *rest: Any, **named: Any) -> None:
+        nonlocal told
+        if not (found := _JAX_FAILS.match(str(message))):
+            show(message, *rest, **named)
+        elif not told:
+            told = True
+            _tell(folder, " ".join(found["why"].split()))
+
+    warnings.showwarning = show_others
 
 
 def _drop_unfinished(folder: pathlib.Path) -> None:

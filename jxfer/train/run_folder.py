@@ -9,12 +9,12 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from jxfer import sealed, trees
+from jxfer import disk, sealed, trees
 from jxfer.data import remote
-from jxfer.errors import UserError
+from jxfer.errors import DiskError, UserError
 from jxfer.json_fields import decode, parse
 from jxfer.train import config as configs
 from jxfer.train.config import TrainConfig
@@ -23,8 +23,12 @@ _LEFT_BY_A_KILL = (".lock", "config.json.tmp")  # before there was a config.json
 
 
 @contextlib.contextmanager
-def open_run(folder: pathlib.Path, config: TrainConfig) -> Iterator[None]:
+def open_run(folder: pathlib.Path, config: TrainConfig) -> Iterator[Callable[[], None]]:
     """Holds the folder for this process and checks the config that is there, if there is one.
+
+    Yields:
+      A function that raises DiskError once the path no longer leads to the folder. Call it before
+      what would make the folder anew, or write to whatever took its place.
 
     Raises:
       UserError: the folder belongs to another config, to something else, or to a live process.
@@ -43,16 +47,29 @@ def open_run(folder: pathlib.Path, config: TrainConfig) -> Iterator[None]:
         is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
+
+    def check() -> None:
+        try:
+            same = os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / ".lock"))
+        except OSError:
+            same = False
+        if not same:
+            raise DiskError(
+                f"{folder} was moved, removed or unmounted while it was in use; put it back, and "
+                "the same command resumes"
+            )
+
     # The lock goes with the process, however it ends.
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{folder}: another process is training here; wait for it") from error
+        check()  # the process that held it before may have removed a folder that it had made
         if (folder / "config.json").exists():
             _check_same(folder, _read_values(folder), configs.to_dict(config))
         try:
-            yield
+            yield check
         except UserError:
             if is_new and not (folder / "config.json").exists():
                 # A typo leaves no folder behind, unless another process has come to it.
@@ -105,13 +122,18 @@ def read_timing(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:
-    """Writes a file as a whole or not at all."""
+    """Writes a file as a whole or not at all.
+
+    Raises:
+      DiskError: it cannot be written.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(json.dumps(values, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with disk.writing(path):
+        with temporary.open("w") as file:
+            file.write(json.dumps(values, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
 
 
 def _read_values(folder: pathlib.Path) -> Any:
@@ -168,7 +190,7 @@ def _of_option(folder: pathlib.Path, option: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
+        raise DiskError(
             f"{option} {folder}: {error.strerror or error}; name another folder"
         ) from error
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jxfer import trees
+from jxfer import disk, trees
 from jxfer.data import copies, remote
 from jxfer.errors import UserError, first_line
 from jxfer.models import registry
@@ -80,9 +80,11 @@ def save(folder: str | Path, card: Card, variables: Tree, *, overwrite: bool = F
 
 def _save_remote(address: str, card: Card, variables: Tree, overwrite: bool) -> Card:
     there = list(remote.listing(address))
-    if there and not overwrite:
+    # Tensors without a card are what a kill leaves.
+    others = [name for name in there if not name.startswith(f"{TENSORS}/")]
+    if others and not overwrite:
         raise UserError(f"{address} exists; choose another name or overwrite it")
-    if there and CARD not in there:
+    if others and CARD not in others:
         raise UserError(f"{address} is no zoo entry and is not overwritten")
     with tempfile.TemporaryDirectory() as scratch:
         entry = Path(scratch, "entry")
@@ -303,6 +305,7 @@ def _checkpointer() -> Any:
     import jax
     import orbax.checkpoint as ocp
 
+    disk.tell_once()
     # Each process reads and writes for itself: no barrier that waits for the other hosts.
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(

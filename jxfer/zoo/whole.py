@@ -5,6 +5,7 @@ a hidden name, with the machine's name and the process's id in it, and is rename
 """
 
 import contextlib
+import errno
 import glob
 import os
 import platform
@@ -12,8 +13,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from jxfer import disk
 from jxfer.data import remote
-from jxfer.errors import UserError
+from jxfer.errors import DiskError, UserError
 
 
 @contextlib.contextmanager
@@ -22,10 +24,11 @@ def replacing(
 ) -> Iterator[Path]:
     """Yields a path that does not exist; what the block wrote there then becomes the target.
 
-    If the block raises, nothing is left of it and the target stays what it was. A folder that is
-    replaced is away for a moment between two renames. Whoever is killed then, or before, leaves
-    hidden folders behind: the next call for this target clears them, and brings the old folder
-    back if it is the only one.
+    If the block raises, nothing is left of it and the target stays what it was. Of two processes
+    that make it at once the second is refused, or with `overwrite` the last one's stays. A folder
+    that is replaced is away for a moment between two renames. Whoever is killed then, or before,
+    leaves hidden folders behind: the next call for this target clears them, and brings the old
+    folder back if it is the only one.
 
     Args:
       target: a file or folder; its parents are made.
@@ -34,8 +37,8 @@ def replacing(
       is_one: whether a path is of that kind; nothing else is ever replaced.
 
     Raises:
-      UserError: the target exists and `overwrite` is off, or it is of another kind; its parents
-        cannot be made.
+      UserError: the target exists and `overwrite` is off, or it is of another kind.
+      DiskError: it cannot be written, or its parents cannot be made.
     """
     remote.refuse(target, f"a new {kind}")
     target = target.resolve()  # of a link, what it points to is replaced
@@ -50,20 +53,36 @@ def replacing(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:  # a file is in the way, or it is not ours to write
-        raise UserError(f"{target.parent}: no folder can be made: {error.strerror}") from None
+        raise DiskError(f"{target.parent}: no folder can be made: {error.strerror}") from None
     new, old = (_beside(target, role, os.getpid()) for role in ("new", "old"))
     try:
-        yield new
-        if target.is_dir():  # a folder cannot be renamed over another
-            target.rename(old)
-        new.replace(target)
-    except OSError as error:  # no space, no right, or a folder that vanished
-        raise UserError(f"{target}: cannot be written: {error.strerror or error}") from None
+        with disk.writing(target):  # no space, no right, or a folder that vanished
+            yield new
+            while not _put(new, target, old, overwrite):
+                pass  # another process was faster
     finally:
         if old.exists() and not target.exists():  # an error or a signal between the two renames
             old.rename(target)
         for path in (new, old):
             _remove(path)
+
+
+def _put(new: Path, target: Path, old: Path, overwrite: bool) -> bool:
+    """Renames `new` to the target; False if another process put a folder there meanwhile."""
+    if target.exists() and not overwrite:
+        raise UserError(f"{target} exists by now; choose another name or overwrite it")
+    _remove(old)
+    if target.is_dir():  # a folder cannot be renamed over another
+        target.rename(old)
+    try:
+        new.replace(target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        if old.exists():
+            old.rename(target)
+        raise
+    return True
 
 
 def _beside(target: Path, role: str, process: int | str) -> Path:

@@ -9,6 +9,7 @@ import pytest
 
 from jxfer import trees
 from jxfer.ablate import experiment, launch, worker
+from jxfer.ablate.cells import Record
 from jxfer.ablate.launch import RayConfig, SlurmConfig, Workers
 from jxfer.ablate.sweep import Sweep
 from jxfer.zoo import store
@@ -47,6 +48,23 @@ def test_one_worker_runs_all_and_again_nothing(declare, sweep_of, tmp_path, caps
     assert "4/4 images | long" in told
     worker.work(str(file), False, str(tmp_path / "out"))
     assert capsys.readouterr().err == ""
+
+
+def test_a_cell_that_was_begun_comes_after_the_rest(declare, sweep_of, tmp_path, monkeypatch):
+    file = declare("seeds=(0, 1)")
+    sweep = sweep_of(file, tmp_path / "out")
+    taken = []
+
+    def run(self, job):
+        taken.append(job.key)
+        return self._write(job.key, Record("failed", error="not run"))
+
+    monkeypatch.setattr(Sweep, "run", run)
+    sweep.cells.mkdir(parents=True)
+    deadly, *others = (job.key for job in sweep.jobs({}))
+    sweep._write(deadly, Record("running", attempts=1))
+    worker.work(str(file), False, str(tmp_path / "out"), quiet=True)
+    assert taken == [*others, deadly]
 
 
 @pytest.mark.slow

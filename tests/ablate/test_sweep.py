@@ -236,6 +236,19 @@ def test_a_cell_that_processes_die_of_counts_as_failed(declare, tmp_path):
     assert "2 processes died of it" in record.failed_measures[ACCURACY]
 
 
+@pytest.mark.parametrize("status", ["running", "finished"])
+def test_who_runs_the_command_again_may_have_killed_it_himself(status, tmp_path):
+    """As often as he likes, in one cell."""
+    sweep = sweep_of(tmp_path)
+    sweep.cells.mkdir()
+    one, other = (job.key for job in sweep.jobs({})[:2])
+    for key in (one, other):
+        sweep._write(key, Record(status, attempts=2))
+    with sweep._lock(one):
+        sweep.retry()
+    assert sweep.records() == {one: Record(status, attempts=2), other: Record(status)}
+
+
 def test_an_interruption_is_not_held_against_a_cell(declare, tmp_path):
     file = declare('measures={"interrupted": _interrupted}')
     sweep = Sweep(experiment.load(file).experiment, tmp_path / "out")

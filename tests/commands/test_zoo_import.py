@@ -65,9 +65,17 @@ def test_a_file_without_head(one_line, weights, tmp_path, run_import):
 def test_overwrite(one_line, zoo, run_import):
     run_import("--headless")
     with one_line("exists"):
-        run_import("--headless")
+        run_import("--headless", "--notes", "second")
     run_import("--headless", "--overwrite", "--notes", "second")
     assert store.read_card(zoo / "net").notes == "second"
+
+
+def test_the_same_again_as_after_a_kill_at_the_very_end(zoo, run_import, capsys):
+    run_import("--headless", "--json")
+    first, before = capsys.readouterr().out, (zoo / "net" / "card.json").stat().st_mtime_ns
+    run_import("--headless", "--json")
+    again, then = json.loads(capsys.readouterr().out), (zoo / "net" / "card.json").stat()
+    assert (again["card"], then.st_mtime_ns) == (json.loads(first)["card"], before)
 
 
 def test_a_repository_of_the_hub_brings_all_that_it_says(hub_server, weights, zoo, capsys):

@@ -28,8 +28,14 @@ def test_digits_are_those_of_scikit_learn(split, rows):
 
 def test_preparing_says_nothing_on_stdout_and_leaves_no_scratch(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JXFER_CACHE", str(tmp_path))
+    killed = tmp_path / "embedded" / "digits" / ".preparing" / "digits"
+    killed.mkdir(parents=True)
+    (killed / "half").write_text("left by a process that was killed")
     embedded.open_embedded("digits")
     assert capsys.readouterr().out == ""
+    assert [path.name for path in (tmp_path / "embedded" / "digits").iterdir()] == ["1.0.0"]
+    killed.mkdir(parents=True)  # by a kill after the set had its name
+    embedded.open_embedded("digits")
     assert [path.name for path in (tmp_path / "embedded" / "digits").iterdir()] == ["1.0.0"]
 
 

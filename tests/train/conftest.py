@@ -214,6 +214,18 @@ def stop_after_save(
     return stop
 
 
+@pytest.fixture
+def small_card(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An accelerator of 1 MB, as JAX tells of it."""
+
+    class Device:
+        platform, device_kind = "gpu", "card"
+        memory_stats = staticmethod(lambda: {"bytes_limit": 10**6})
+
+    monkeypatch.setattr("jax.local_devices", lambda: [Device])
+    return Device
+
+
 @pytest.fixture(scope="session")
 def assert_same_bits() -> Callable[[Tree, Tree], None]:
     """Two trees of arrays have the same paths, and at each path the same bytes."""

@@ -85,6 +85,15 @@ def test_a_kill_leaves_rows_that_the_next_run_takes_up(dies_after, kept):
     assert again.starts == [kept]
 
 
+def test_what_a_kill_after_the_rename_leaves_goes_with_the_next_use(root):
+    on_disk(KEY, FORM, Computes(), LIMIT)
+    [entry] = entries(root)
+    whole = {path.name for path in (root / entry).iterdir()}
+    (root / entry / "filled.json").write_text('{"rows": 10, "crc32": 0}')
+    on_disk(KEY, FORM, Computes(), LIMIT)
+    assert {path.name for path in (root / entry).iterdir()} == whole
+
+
 @pytest.mark.parametrize("harm", ["flip", "truncate", "cut list"])
 def test_what_a_crash_damaged_is_computed_again(harm, root):
     with pytest.raises(KeyboardInterrupt):

@@ -1,12 +1,23 @@
-"""The largest batch that fits: by search over any cost, and by compiled programs."""
+"""Whether a step fits, and the largest batch that does: by search, and by compiled programs."""
 
+import contextlib
 import dataclasses
+import logging
 import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from jxfer.train import fit, memory
+from jxfer import machine
+from jxfer.train import fit, memory, parallel
 from jxfer.transfer.strategy import StrategyConfig, phases
+from tests.train.conftest import ROOT
 from tests.train.steps import make_plan
 
 COSTS = {
@@ -97,3 +108,113 @@ def test_the_figures_are_those_of_compiled_programs():
     per_device = limit / 8
     assert per_device > 2 * 4 * 14_000 - 4 * 51 + 5 * (32 * 32 * 3 + 4)
     assert memory.limit_bytes() > limit
+
+
+def rows_of(per_device):
+    """A batch of 400 bytes an image for eight devices."""
+    return {"label": jnp.ones((8, per_device, 100))}
+
+
+def test_too_little_for_now_is_a_warning_on_cpu(monkeypatch, caplog):
+    step = parallel.compile_step(lambda state, batch: state * batch["label"].sum())
+    state, batch = jnp.ones(8), rows_of(1000)
+    monkeypatch.setattr(memory, "limit_bytes", lambda: 10**6)
+    with caplog.at_level(logging.WARNING, "jxfer"):
+        fit.check(step, state, batch)
+    (record,) = caplog.records
+    assert "a step takes 0.0032 GB of memory, and 0.001 GB are free" in record.message
+    monkeypatch.setattr(memory, "limit_bytes", lambda: 10**9)
+    fit.check(step, state, batch)
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(("parts", "fits"), [(1, 19992), (4, 19968)])
+def test_a_step_that_a_device_cannot_hold_is_refused(parts, fits, small_card, one_line):
+    """4 bytes of state and as many of the result, and 400 an image."""
+    step = parallel.compile_step(lambda state, batch: state - batch["label"].sum())
+    told = ("0.00168 GB of memory, and 0.001 GB is what a device has", f"--batch-size {fits} fits")
+    with one_line(*told):
+        fit.check(step, jnp.ones(8), rows_of(4200), parts=parts)
+
+
+def test_a_machine_that_can_never_hold_a_step_refuses_it(monkeypatch, one_line):
+    step = parallel.compile_step(lambda state, batch: jnp.cumsum(batch["label"], 0) + state)
+    monkeypatch.setattr(machine, "memory_bytes", lambda: machine.own_bytes() + 10**6)
+    monkeypatch.setattr(machine, "available_bytes", lambda: 10**6)
+    with one_line("0.001 GB are free", "-size ", " fits; or set --remat", "in a new run folder"):
+        fit.check(step, jnp.ones(8), rows_of(4000))
+    with one_line("not even one image on each device fits"):
+        monkeypatch.setattr(machine, "available_bytes", lambda: 10)
+        fit.check(step, jnp.ones(8), rows_of(4000))
+
+
+def test_the_check_costs_no_second_compilation(caplog):
+    step = parallel.compile_step(
+        lambda state, batch: state - 2 * batch["label"].sum(), donate_state=True
+    )
+    state, batch = (parallel.replicate(rows) for rows in (jnp.ones(()), {"label": jnp.ones(3)}))
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, "jax"):
+        fit.check(step, state, batch)
+        checked = _compilations(caplog)
+        step(state, batch)
+    assert checked == _compilations(caplog) == 1
+
+
+def _compilations(caplog):
+    return sum("Finished XLA compilation" in record.message for record in caplog.records)
+
+
+@pytest.fixture
+def control_group():
+    """A control group of 1.2 GB: its path."""
+    root = pathlib.Path("/sys/fs/cgroup")
+    first = (root / "memory").is_dir()
+    group = (root / "memory" if first else root) / f"jxfer-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        limit = group / ("memory.limit_in_bytes" if first else "memory.max")
+        if not limit.exists():  # version 2, where the group above does not share memory out
+            group.rmdir()
+            pytest.skip("no control group of memory can be made here")
+        limit.write_text(str(1_200_000_000))
+    except OSError as error:
+        pytest.skip(f"no control group of memory can be made here: {error.strerror}")
+    yield group
+    with contextlib.suppress(OSError):  # where a process is still leaving it
+        group.rmdir()
+
+
+@pytest.mark.slow
+def test_a_step_that_its_control_group_cannot_hold(control_group, images, tmp_path):
+    """Refused before it runs, with the batch that fits; and that one does."""
+
+    def train(batch_size):
+        options = {
+            "--run": tmp_path / str(batch_size),
+            "--data.source": f"folder:{images}",
+            "--model.arch": "resnet20",
+            "--model.through": "stage1",
+            "--strategy.name": "scratch",
+            "--batch-size": batch_size,
+            "--epochs": 1,
+        }
+        words = " ".join(f"{name} {value}" for name, value in options.items())
+        command = f"echo $$ > {control_group}/cgroup.procs && exec {sys.executable} -m jxfer train"
+        return subprocess.run(
+            ["sh", "-c", f"{command} {words}"],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    refused = train(4096)
+    assert refused.returncode == 2, refused.stderr
+    line = refused.stderr.splitlines()[-1]
+    assert line.startswith("jxfer: error: a step takes ")
+    fits = re.search(r"--batch-size (\d+) fits", line)
+    assert fits, line
+    assert 36 < int(fits[1]) < 4096
+    done = train(int(fits[1]))
+    assert done.returncode == 0, done.stderr
+    assert "memory" not in done.stderr.replace("stay in memory", "")

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from jxfer import sealed
-from jxfer.errors import UserError
+from jxfer.errors import DiskError, UserError
 from jxfer.train import config as configs
 from jxfer.train import run_folder
 from jxfer.train.feature_store import CacheConfig
@@ -150,6 +150,6 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DiskError, match="disk full"):
         run_folder.write_json(path, {"new": 2})
     assert json.loads(path.read_text()) == {"old": 1}

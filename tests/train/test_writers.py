@@ -4,7 +4,7 @@ import pathlib
 import struct
 
 import pytest
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from jxfer.train.writers import Writers, check_metrics, has_begun
 
@@ -14,13 +14,18 @@ def lines(folder):
 
 
 def scalars(folder: pathlib.Path):
-    """(tag, step, value) of all event files: length, its checksum, an Event, its checksum."""
+    """(tag, step, value) of all event files: length, its checksum, an Event, its checksum.
+
+    As TensorBoard has it, a start hides the points of its step and later ones.
+    """
     found = []
     for path in sorted(folder.glob("events*")):
         data, position = path.read_bytes(), 0
         while position < len(data):
             (length,) = struct.unpack_from("<Q", data, position)
             event = Event.FromString(data[position + 12 : position + 12 + length])
+            if event.session_log.status == SessionLog.START:
+                found = [point for point in found if point[1] < event.step]
             found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
             position += 12 + length + 4
     return found
@@ -116,3 +121,14 @@ def test_a_new_run_in_a_folder_with_lines_starts_over(tmp_path):
 def test_tensorboard_gets_the_numbers(tmp_path):
     write(tmp_path, 0, [(2, {"loss": 0.5, "note": "x"}), (4, {"loss": 0.25, "lr/head": 1})])
     assert scalars(tmp_path) == [("loss", 2, 0.5), ("loss", 4, 0.25), ("lr/head", 4, 1.0)]
+
+
+@pytest.mark.parametrize("from_step", [0, 2])
+def test_tensorboard_shows_the_points_of_a_killed_run_once(from_step, tmp_path):
+    killed = Writers(tmp_path, 0)
+    for step in (2, 4):
+        killed.write(step, {"loss": step / 8})
+    assert scalars(tmp_path) == [("loss", 2, 0.25), ("loss", 4, 0.5)]  # and nobody closes it
+    write(tmp_path, from_step, [(step, {"loss": step / 8}) for step in (2, 4) if step > from_step])
+    assert scalars(tmp_path) == [("loss", 2, 0.25), ("loss", 4, 0.5)]
+    killed.__exit__()

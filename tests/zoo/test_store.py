@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jxfer import sealed, trees
+from jxfer.data import remote
 from jxfer.errors import UserError
 from jxfer.zoo import store
 from tests.runs import flip_a_bit, largest_file
@@ -320,6 +321,11 @@ def test_an_entry_in_a_bucket_is_found_loaded_and_replaced(
         store.save(f"{zoo}/small", card, variables)
     again = dataclasses.replace(card, notes="second")
     store.save(f"{zoo}/small", again, variables, overwrite=True)
+    assert store.verify(store.resolve("small", zoo)).notes == "second"
+    # What a kill leaves before the card, which comes last, is in nobody's way.
+    remote.delete(f"{zoo}/small", ["card.json"])
+    assert bucket.names("zoo/small/tensors")
+    store.save(f"{zoo}/small", again, variables)
     assert store.verify(store.resolve("small", zoo)).notes == "second"
     with one_line("no path or zoo entry 'smal'", zoo, "did you mean small"):
         store.resolve("smal", zoo)

@@ -1,0 +1,118 @@
+"""What a disk refuses, in one line; and files that are written whole or not at all.
+
+After `errors`, before all that writes.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from jxfer.errors import DiskError
+
+_NO_BUG = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
+_CLOSED = "Event loop is closed"
+_TENSORSTORE = re.compile(r"\[os_error_code='(\d+)'\]")
+
+
+def is_disk(error: BaseException) -> bool:
+    """Whether a disk fails, wherever that happened: it is full, read-only or broken."""
+    code = error.errno if isinstance(error, OSError) else None
+    return isinstance(error, DiskError) or code in _NO_BUG
+
+
+def reason(error: BaseException) -> str | None:
+    """What the system says; None of an error that is none of the system's.
+
+    TensorStore and array_record tell it in the text of errors of their own.
+    """
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if found := _TENSORSTORE.search(str(error)):
+        return os.strerror(int(found[1]))
+    return next((told for told in map(os.strerror, _NO_BUG) if told in str(error)), None)
+
+
+@contextlib.contextmanager
+def writing(
+    place: str | os.PathLike[str], advice: str = "make room or name another place"
+) -> Iterator[None]:
+    """Around code that writes to a place and reads from no other.
+
+    Args:
+      place: for the message.
+      advice: what to do about it.
+
+    Raises:
+      DiskError: the system refuses.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = reason(error)
+        if told is None:
+            raise
+        raise DiskError(f"{place}: cannot be written: {told}; {advice}") from error
+
+
+def replace(path: pathlib.Path, content: bytes) -> None:
+    """Makes a file of bytes, whole or not at all; of two processes the last one's stays.
+
+    Raises:
+      DiskError: it cannot be written.
+    """
+    new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        try:
+            new.write_bytes(content)
+            new.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                new.unlink(missing_ok=True)
+            raise
+
+
+def append(file: int, content: bytes) -> None:
+    """Writes all of it to an open file; nothing is left to write when that is closed."""
+    left = memoryview(content)
+    while left:
+        left = left[os.write(file, left) :]
+
+
+class _Raised(logging.Filter):
+    """Drops what Orbax logs, with tracebacks, of errors that it raises as well."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR or "orbax" not in record.pathname
+
+
+_RAISED = _Raised()
+
+
+def tell_once() -> None:
+    """Errors of Orbax are told by those who catch them, not by its log too."""
+    logging.getLogger("absl").addFilter(_RAISED)
+
+
+@contextlib.contextmanager
+def quiet_threads() -> Iterator[None]:
+    """Of the writes that go on when one has failed, TensorStore's threads then say nothing.
+
+    They report to the event loop that Orbax has closed by then.
+    """
+    before = sys.unraisablehook
+
+    def show_others(found: Any) -> None:
+        if not (isinstance(found.exc_value, RuntimeError) and _CLOSED in str(found.exc_value)):
+            before(found)
+
+    sys.unraisablehook = show_others
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
