@@ -13,7 +13,7 @@ Expected: with 5 a slight rise that ends before the last stage; with 80 level up
 a fall.
 
 Command: `python experiments/freeze_depth.py --jobs 2`, after `python experiments/images.py ZIPS`
-Time: 45 minutes on 2 cores; `--small` (digits, 5 and 20 of a class, 2 seeds) five, without
+Time: 25 minutes on 2 cores; `--small` (digits, 5 and 20 of a class, 2 seeds) five, without
 images.
 """
 

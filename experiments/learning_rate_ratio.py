@@ -15,7 +15,7 @@ at 10.
 
 Command: `python experiments/learning_rate_ratio.py --jobs 2`, after `python experiments/images.py
 ZIPS`
-Time: 40 minutes on 2 cores; `--small` (digits from letters, 2 seeds) three, no images.
+Time: 30 minutes on 2 cores; `--small` (digits from letters, 2 seeds) three, no images.
 """
 
 import math
