@@ -62,7 +62,7 @@ class Harness:
         self._command, self._folder = command, folder
         self._work, self._marks = folder / "work", folder / "marks"
         self._random = random.Random(seed)
-        ours = ("JXFER_COMPILED", "JXFER_ZOO", "XLA_FLAGS")
+        ours = ("JAX_COMPILATION_CACHE_DIR", "JXFER_COMPILED", "JXFER_ZOO", "XLA_FLAGS")
         self._environment = {name: v for name, v in os.environ.items() if name not in ours}
         self._environment |= {"PYTHONPATH": str(ROOT), "JXFER_CACHE": "cache"}
         self._environment |= {"JAX_PLATFORMS": "cpu"}

@@ -17,7 +17,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from jxfer import trees
 from jxfer.zoo import store
 
-TIMES = {"images_per_second", "seconds"}
+TIMES = {"images_per_second", "seconds", "checksum", "metrics"}
+"""Fields of times, and of checksums over them: of a JSON file, of the lines before a checkpoint."""
 _NAMES_ONLY = (
     "commit_success.txt",
     ".lock",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from jxfer.zoo import store
+from tests import runs
 from tests.train.conftest import ROOT
 
 
@@ -38,21 +39,26 @@ def train(folder, images, *more):
 
 def outcome(folder):
     """Summary, metrics, the model's card, and the checksums of every leaf of the last state."""
-    summary = json.loads((folder / "summary.json").read_text())
-    del summary["commit"]
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    metrics = [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+    summary = runs.summary(folder)
     last = (folder / "checkpoints" / str(summary["steps"]) / "progress").glob("*")
     (progress,) = (json.loads(file.read_text()) for file in last if file.stat().st_size > 1000)
-    return summary, metrics, store.verify(folder / "model").tensors_sha256, progress
+    for name in ("checksum", "metrics"):  # of the lines, which hold the speed
+        del progress[name]
+    return summary, runs.lines(folder), store.verify(folder / "model").tensors_sha256, progress
 
 
 def start(*args, **environment):
-    """The command in a process of its own, on as many devices as here."""
+    """The command in a process of its own, on as many devices as here.
+
+    What it compiles is kept where the tests keep theirs, unless it has a cache of its own.
+    """
     changed = {"PYTHONPATH": str(ROOT), **environment}
+    inherited = dict(os.environ)
+    if "JXFER_COMPILED" in environment:
+        inherited.pop("JAX_COMPILATION_CACHE_DIR", None)
     return subprocess.Popen(
         [sys.executable, "-m", "jxfer", *map(str, args)],
-        env=os.environ | {name: str(value) for name, value in changed.items()},
+        env=inherited | {name: str(value) for name, value in changed.items()},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
