@@ -73,7 +73,7 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 def _entry(folder: pathlib.Path) -> dict[str, Any]:
     """A zoo entry: its card but for the hash of Orbax's files, and the bits of its tensors."""
     card, variables = store.load(folder)
-    fields = json.loads(card.to_json())
+    fields = _timeless(json.loads(card.to_json()))
     del fields["files_sha256"]
     names = {path.name: None for path in folder.iterdir()}
     bits = {name: trees.crc32(leaf) for name, leaf in trees.flatten(variables).items()}
