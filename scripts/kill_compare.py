@@ -20,6 +20,7 @@ from jxfer.zoo import store
 TIMES = {"images_per_second", "seconds", "checksum", "metrics"}
 """Fields of times, and of checksums over them: of a JSON file, of the lines before a checkpoint."""
 _NAMES_ONLY = (
+    "checksums.json",
     "commit_success.txt",
     ".lock",
     ".lockfile",

@@ -33,18 +33,14 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keeps what tests compile, most of their time, in pytest's cache; `--cache-clear` empties it.
 
     One folder for each number of cores, as `jxfer.train.program_cache` has it. Processes that tests
-    start find it too.
+    start do without: some are killed, and would leave a part of a program there.
     """
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ or not hasattr(config, "cache"):
-        return  # a worker of xdist, or -p no:cacheprovider
+    if not hasattr(config, "cache"):  # -p no:cacheprovider
+        return
     folder = str(config.cache.mkdir(f"compiled-{machine.visible_cores()}-cores"))
-    settings = {
-        "jax_compilation_cache_dir": folder,
-        "jax_persistent_cache_min_compile_time_secs": 0.05,
-    }
-    for name, value in settings.items():
-        os.environ[name.upper()] = str(value)
-        jax.config.update(name, value)
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_compilation_cache_max_size", 2**31)  # with a limit JAX takes a lock
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 @pytest.fixture(scope="session")
