@@ -99,7 +99,7 @@ def test_options_override_what_the_hub_says(hub_server, weights, zoo):
     card = store.read_card(zoo / "pets")
     assert card.class_names == ("a", "b", "c")
     assert (card.licence, card.dataset) == ("other", "Pets")
-    assert (card.preprocessing.size, card.preprocessing.crop) == (32, 0.95)
+    assert (card.preprocessing.size, card.preprocessing.crop) == (32, 40 / 42)
 
 
 def test_a_head_of_the_hub_without_names_wants_them(hub_server, weights, zoo, one_line):
