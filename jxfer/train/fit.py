@@ -25,6 +25,8 @@ _log = logging.getLogger("jxfer")
 
 PREDICTED = 8
 """Programs after which a prediction is no longer trusted, and the rest is halved."""
+CPU_ADVISED = 0.9
+"""Of what is free, in advice on CPU: the next start will find some percent more or less of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +167,8 @@ def check(step: Any, state: Any, batch: dict[str, Any], *fixed: Any, parts: int 
 
         return _bytes(step, jax.tree.map(_shape, state), jax.tree.map(resized, batch), *fixed)
 
-    (units, _), _ = search(cost, max(1, images // parts // 2), limit)
+    advised = CPU_ADVISED * limit if is_cpu else limit
+    (units, _), _ = search(cost, max(1, images // parts // 2), advised)
     fits = units * parts * jax.device_count()
     advice = f"--batch-size {fits} fits" if fits else "not even one image on each device fits"
     raise UserError(f"{told}; {advice}; or set --remat or --accumulate, in a new run folder")

@@ -282,7 +282,7 @@ def test_an_unreadable_image_is_named(images, tmp_path, capsys, fails):
     evaluation = ("evaluate", str(tmp_path / "goes-on"), "--split", "train")
     assert main([*evaluation, "--json"]) == 0  # as the run did
     assert json.loads(capsys.readouterr().out)["examples"] == 35
-    assert "bees/00.png" in fails(capsys, *evaluation, "--data.on-bad-image", "error")
+    assert "bees/00.png" in fails([*evaluation, "--data.on-bad-image", "error"])
 
 
 def test_a_headless_entry_does_not_evaluate(backbone, images, fails):
