@@ -25,7 +25,7 @@ features, as in the listings.
 Command: `python experiments/pytorch_tutorial.py`, after `python experiments/images.py ZIPS` and
 `jxfer zoo import FOLDER_OF_NPY --zoo runs/zoo --name resnet18-imagenet --arch resnet18 --through
 stage3 --dataset ImageNet-1k`; one job, since it measures time
-Time: 12 minutes on 2 cores; `--small` (digits and resnet20-cifar100) two.
+Time: 8 minutes on 2 cores; `--small` (digits and resnet20-cifar100) two.
 """
 
 import pathlib
