@@ -37,10 +37,11 @@ sys.exit(main(sys.argv[1:]))
 
 def start(arguments: list[str], cache: str, run: pathlib.Path) -> list[float]:
     """(seconds, seconds of all cores) until the first step of a run in a new folder has ended."""
+    inherited = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     environment = {"JXFER_CACHE": cache, "JXFER_COMPILED": "on", "STARTED": str(time.time())}
     done = subprocess.run(
         [sys.executable, "-c", _START, "train", "--run", str(run), *arguments],
-        env=os.environ | environment,
+        env=inherited | environment,
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -70,9 +71,8 @@ def main(
     found: dict[str, list[list[float]]] = {"first": [], "second": []}
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
-        start(
-            arguments, str(folder / "prepared"), folder / "warm"
-        )  # data, the files of the imports
+        # Prepares the data, and reads the files of the imports once.
+        start(arguments, str(folder / "prepared"), folder / "warm")
         for i in range(repeats):
             cache = folder / f"cache{i}"
             cache.mkdir()
