@@ -26,7 +26,7 @@ Expected: AnB+ the highest line, flat; BnB+ near baseB; BnB and AnB fall, AnB mo
 
 Command: `python experiments/yosinski2014_transferability.py --jobs 2`, after
 `python experiments/shifts.py ZIPS`
-Time: 65 minutes on 2 cores; `--small` (glyphs are A, digits B; 2 seeds) four minutes, without
+Time: 40 minutes on 2 cores; `--small` (glyphs are A, digits B; 2 seeds) four minutes, without
 images. The numbers at the top of the file cut the paper's grid down to that; on an accelerator set
 SIZE 32, PER_CLASS 240 and EPOCHS 30.
 """
