@@ -19,7 +19,6 @@ long, by whoever counts, removes, reserves or renames. Who holds the root's wait
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import logging
 import math
@@ -34,12 +33,10 @@ import filelock
 import jax.numpy as jnp
 import numpy as np
 
-from jxfer import choices
-from jxfer.data.embedded import cache_dir
+from jxfer import choices, disk
 from jxfer.errors import DiskError, UserError
 
 _log = logging.getLogger("jxfer")
-_PIECE = 1 << 24  # bytes per read when a checksum is taken
 _PATIENCE = 600  # seconds that another process may take to check an entry
 
 RowsFrom = Callable[[int], Iterable[np.ndarray]]
@@ -142,7 +139,7 @@ def on_disk(key: dict[str, Any], form: Form, rows_from: RowsFrom, max_bytes: flo
     """
     identity = {"key": key, **dataclasses.asdict(form)}
     text = json.dumps(identity, sort_keys=True)
-    root = cache_dir() / "features"
+    root = disk.cache_dir() / "features"
     folder = root / hashlib.sha256(text.encode()).hexdigest()[:32]
     with _own_errors(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -195,7 +192,7 @@ def _is_whole(folder: pathlib.Path, form: Form) -> bool:
         entry = json.loads((folder / "entry.json").read_text())
         if (folder / "features.bin").stat().st_size != form.bytes:
             return False
-        return bool(file_crc32(folder / "features.bin", form.bytes) == entry["crc32"])
+        return bool(disk.crc32(folder / "features.bin", form.bytes) == entry["crc32"])
     except (OSError, ValueError, KeyError):
         return False
 
@@ -213,7 +210,7 @@ def _fill(
         for block in rows_from(filled):
             with _own_errors(root):
                 data = np.ascontiguousarray(block, form.numpy_dtype).tobytes()
-                _write(file, data)
+                disk.append(file.fileno(), data)
                 filled, crc = filled + len(block), zlib.crc32(data, crc)
                 _write_json(folder / "filled.json", {"rows": filled, "crc32": crc})
     assert filled == form.rows
@@ -229,7 +226,7 @@ def _known_whole(folder: pathlib.Path, form: Form) -> tuple[int, int]:
     try:
         filled = json.loads((folder / "filled.json").read_text())
         rows, crc = int(filled["rows"]), int(filled["crc32"])
-        if rows <= form.rows and file_crc32(folder / "features.part", rows * form.row_bytes) == crc:
+        if rows <= form.rows and disk.crc32(folder / "features.part", rows * form.row_bytes) == crc:
             return rows, crc
     except (OSError, ValueError, KeyError):
         pass
@@ -301,21 +298,6 @@ def _size(entry: pathlib.Path) -> int:
 def _last_use(folder: pathlib.Path) -> float:
     entry = folder / "entry.json"
     return (entry if entry.exists() else folder).stat().st_mtime
-
-
-def file_crc32(path: pathlib.Path, size: int) -> int:
-    """CRC-32 of the first `size` bytes of a file; -1 if it is shorter."""
-    crc, left = 0, size
-    with path.open("rb") as file:
-        while left and (piece := file.read(min(left, _PIECE))):
-            crc, left = zlib.crc32(piece, crc), left - len(piece)
-    return -1 if left else crc
-
-
-def _write(file: io.FileIO, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[file.write(left) :]
 
 
 def _write_json(path: pathlib.Path, values: Any) -> None:

@@ -22,8 +22,8 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from jxfer import disk
 from jxfer.data import copies, remote
-from jxfer.data.embedded import cache_dir
 from jxfer.errors import UserError
 
 MARKER = "mirror.json"
@@ -56,7 +56,7 @@ def mirrored(run: remote.Place, *, every: float = 30.0) -> Iterator[pathlib.Path
     if address.count("/") < 3:
         raise UserError(f"{address} is a whole bucket; a run is gs://BUCKET/PATH")
     key = hashlib.sha256(address.encode()).hexdigest()[:16]
-    place = cache_dir() / "gs" / "runs" / key
+    place = disk.cache_dir() / "gs" / "runs" / key
     with copies.locked(place, wait=False):
         sender = _Sender(address, place)
         sender.begin()

@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 
-from jxfer import trees
+from jxfer import disk, trees
 from jxfer.data.sources import DataConfig
 from jxfer.data.transforms import CIFAR, AugmentConfig
 from jxfer.losses.adaptation import AdaptConfig
 from jxfer.models import registry
 from jxfer.train import config as configs
-from jxfer.train import run_folder
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.config import TrainConfig
 from jxfer.train.phases import Course
@@ -147,7 +146,7 @@ def start_process() -> Callable[..., subprocess.Popen]:
     def start(config: TrainConfig, run: pathlib.Path, devices: int = 8) -> subprocess.Popen:
         run.mkdir(parents=True, exist_ok=True)
         if not (run / "config.json").exists():
-            run_folder.write_json(run / "config.json", configs.to_dict(config))
+            disk.write_json(run / "config.json", configs.to_dict(config))
         flag = f"--xla_force_host_platform_device_count={devices}"
         return subprocess.Popen(
             [sys.executable, "-c", RUN_AGAIN, str(run)],

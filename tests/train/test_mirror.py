@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from jxfer import disk
 from jxfer.data import remote
 from jxfer.errors import UserError
 from jxfer.train import config as configs
@@ -191,7 +192,7 @@ def test_kill_9_and_another_machine_change_no_bit(
 ):
     config = small_config(epochs=16.0, eval_every=8.0)
     (tmp_path / "asked").mkdir()
-    run_folder.write_json(tmp_path / "asked" / "config.json", configs.to_dict(config))
+    disk.write_json(tmp_path / "asked" / "config.json", configs.to_dict(config))
 
     def start(run):
         flag = "--xla_force_host_platform_device_count=1"

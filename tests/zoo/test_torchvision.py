@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from jxfer.data.embedded import cache_dir
+from jxfer.disk import cache_dir
 from jxfer.models import registry
 from jxfer.zoo import download, imagenet, torchvision, weights
 from tests import torch_reference
