@@ -96,6 +96,7 @@ ORDER = [
     "train.program",
     "train.program_cache",
     "train.memory",
+    "train.prefix_choice",
     "train.prefix",
     "train.judge",
     "train.profile",

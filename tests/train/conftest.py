@@ -17,9 +17,11 @@ from jxfer.data.sources import DataConfig
 from jxfer.data.transforms import CIFAR, AugmentConfig
 from jxfer.losses.adaptation import AdaptConfig
 from jxfer.models import registry
+from jxfer.models.heads import HeadConfig
 from jxfer.train import config as configs
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.config import TrainConfig
+from jxfer.train.feature_store import CacheConfig
 from jxfer.train.phases import Course
 from jxfer.train.plans import set_up
 from jxfer.train.selection import evaluation_steps
@@ -87,6 +89,31 @@ def make_entry(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
 def entries(make_entry: Callable[..., str]) -> dict[str, str]:
     """An entry by what its norms are."""
     return {batchnorm: make_entry(batchnorm) for batchnorm in ("standard", "folded")}
+
+
+@pytest.fixture(scope="session")
+def prefix_config(small_config: Callable[..., TrainConfig], make_entry: Callable[..., str]):
+    """Stem and stage 1, pretrained, nine steps in four epochs, no augmentation."""
+    entry = make_entry("standard")
+
+    def make(
+        strategy: StrategyConfig = StrategyConfig("linear_probe"),
+        mode: str = "auto",
+        *,
+        head: HeadConfig = HeadConfig(),
+        max_gb: float = 4.0,
+        dtype: str = "float32",
+        **fields: Any,
+    ) -> TrainConfig:
+        defaults = {"augment": AugmentConfig(), "optimizer": OptimizerConfig(lr=0.05)}
+        return small_config(
+            model=ModelConfig(weights=entry, through="stage1", classifier=head),
+            strategy=strategy,
+            cache=CacheConfig(mode, max_gb, dtype),
+            **{**defaults, **fields},
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")
