@@ -46,6 +46,7 @@ ORDER = [
     "models.alexnet",
     "models.resnet",
     "models.vgg",
+    "models.architectures",
     "models.registry",
     "models.dense",
     "zoo.source_statistics",

@@ -75,7 +75,7 @@ class Card:
     name: str
     """name of the entry"""
     arch: str
-    """architecture, a name in `jxfer.models.registry.ARCHITECTURES`"""
+    """architecture, a name in `jxfer.models.architectures.ARCHITECTURES`"""
     class_names: tuple[str, ...]
     """classes in the order of the logits; empty if the entry has no head"""
     preprocessing: Preprocessing

@@ -11,7 +11,8 @@ import numpy as np
 
 from jxfer import trees
 from jxfer.errors import UserError
-from jxfer.models.registry import Architecture, Model
+from jxfer.models.architectures import Architecture
+from jxfer.models.registry import Model
 from jxfer.trees import Tree
 from jxfer.zoo.report import Report, raise_problems
 from jxfer.zoo.torch_tables import VECTOR, Layout, our_path, table, torch_name
