@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from jxfer.zoo.pretrained import ModelConfig as ModelConfig
     from jxfer.zoo.pretrained import Pretrained as Pretrained
     from jxfer.zoo.pretrained import create_model as create_model
-    from jxfer.zoo.store import list_zoo as list_zoo
     from jxfer.zoo.transplant import transplant as transplant
+    from jxfer.zoo.zoos import list_zoo as list_zoo
 
 _HOMES = {
     "AugmentConfig": "jxfer.data.transforms",
@@ -44,7 +44,7 @@ _HOMES = {
     "UserError": "jxfer.errors",
     "create_model": "jxfer.zoo.pretrained",
     "list_architectures": "jxfer.models.registry",
-    "list_zoo": "jxfer.zoo.store",
+    "list_zoo": "jxfer.zoo.zoos",
     "run_config": "jxfer.train.loop",
     "transplant": "jxfer.zoo.transplant",
 }

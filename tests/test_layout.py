@@ -57,6 +57,7 @@ ORDER = [
     "zoo.torch_names",
     "zoo.whole",
     "zoo.store",
+    "zoo.zoos",
     "zoo.imagenet",
     "zoo.published",
     "zoo.hub",

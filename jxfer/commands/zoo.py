@@ -15,7 +15,7 @@ from jxfer.commands.zoo_export import Export
 from jxfer.commands.zoo_import import Import
 from jxfer.commands.zoo_statistics import Statistics
 from jxfer.data import remote
-from jxfer.zoo import store
+from jxfer.zoo import store, zoos
 from jxfer.zoo.card import Ancestor
 
 
@@ -29,7 +29,7 @@ class List:
     """Print a JSON list of cards."""
 
     def run(self) -> None:
-        entries = store.list_zoo(self.zoo)
+        entries = zoos.list_zoo(self.zoo)
         if self.json:
             _show_json(
                 [{"path": remote.shown(e.path), **e.card.listed(), "name": e.name} for e in entries]
@@ -53,7 +53,7 @@ class Show:
     """Print the card as JSON."""
 
     def run(self) -> None:
-        folder = store.resolve(self.entry, self.zoo)
+        folder = zoos.resolve(self.entry, self.zoo)
         card = store.read_card(folder)
         if self.json:
             _show_json({"path": str(folder), **card.listed()})
@@ -80,7 +80,7 @@ class Verify:
     """Print one JSON object."""
 
     def run(self) -> None:
-        folder = store.resolve(self.entry, self.zoo)
+        folder = zoos.resolve(self.entry, self.zoo)
         card = store.verify(folder)
         if self.json:
             _show_json({"path": str(folder), "ok": True, "tensors_sha256": card.tensors_sha256})
@@ -117,7 +117,7 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def _row(entry: store.Entry) -> tuple[str, ...]:
+def _row(entry: zoos.Entry) -> tuple[str, ...]:
     card = entry.card
     if card.measured:
         last = card.measured[-1]
