@@ -77,6 +77,7 @@ ORDER = [
     "losses.regularise",
     "losses.adversarial",
     "losses.adaptation",
+    "train.feature_room",
     "train.feature_store",
     "train.config",
     "train.hosts",

@@ -28,7 +28,7 @@ from jxfer.data.readers import images_sha256
 from jxfer.data.sources import Source, Splits
 from jxfer.data.transforms import AugmentConfig
 from jxfer.errors import DiskError
-from jxfer.train import feature_store, parallel, program, step
+from jxfer.train import feature_room, feature_store, parallel, program, step
 from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import Evaluator, one_late
 from jxfer.train.feature_store import Form
@@ -159,7 +159,7 @@ class PrefixCache:
         max_bytes = config.cache.max_bytes
         try:
             return feature_store.on_disk(json.loads(json.dumps(key)), form, rows_from, max_bytes)
-        except (feature_store.NoRoom, DiskError) as error:
+        except (feature_room.NoRoom, DiskError) as error:
             if config.cache.mode != "shared":
                 raise
             _log.warning("%s; here they are kept in memory", error)

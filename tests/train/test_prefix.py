@@ -9,7 +9,7 @@ import pytest
 from jxfer import trees
 from jxfer.data import loader, screen
 from jxfer.data.transforms import AugmentConfig
-from jxfer.train import feature_store, loop, prefix_choice, program
+from jxfer.train import feature_room, feature_store, loop, prefix_choice, program
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.feature_store import CacheConfig
 from jxfer.train.selection import evaluation_steps
@@ -95,7 +95,7 @@ def test_shared_stays_in_memory_while_others_fill_the_disk(
     prefix_config, runs, tmp_path, monkeypatch, caplog, assert_same_bits
 ):
     def full(*_):
-        raise feature_store.NoRoom("other processes are filling it")
+        raise feature_room.NoRoom("other processes are filling it")
 
     monkeypatch.setattr(feature_store, "on_disk", full)
     config = prefix_config(mode="shared")
