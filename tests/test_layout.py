@@ -138,6 +138,7 @@ ORDER = [
     "ablate.verdicts",
     "ablate.experiment",
     "ablate.cells",
+    "ablate.grid",
     "ablate.cell_log",
     "ablate.sweep",
     "ablate.worker",

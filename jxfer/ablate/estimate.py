@@ -55,7 +55,7 @@ def estimate(sweep: Sweep) -> list[Kind]:
       UserError: as `plans.set_up` and `screen.load_splits`.
     """
     groups: dict[tuple[str, str], list[Job]] = {}
-    for job in unique(sweep.planned()):
+    for job in unique(sweep.grid.planned()):
         arm = f"{job.arm}: its source" if job.role == "source" else job.arm
         groups.setdefault((job.setting, arm), []).append(job)
     known: dict[str, tuple[int, float, float]] = {}
