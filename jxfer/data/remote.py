@@ -1,9 +1,10 @@
 """`gs://` addresses: what a bucket holds, and its objects.
 
-After `errors`, before all that reads data, weights or runs. Google's own client does the talking
-(extra `gcs`): it finds the credentials of the machine, `gcloud` or $GOOGLE_APPLICATION_CREDENTIALS,
-compares checksums, and honours $STORAGE_EMULATOR_HOST. TensorStore, which Orbax brings along, lists
-a bucket that it may not read as empty, so it is not what reads buckets here.
+Before `copies`, and all that reads data, weights or runs in a bucket. Google's own client does the
+talking (extra `gcs`): it finds the credentials of the machine, `gcloud` or
+$GOOGLE_APPLICATION_CREDENTIALS, compares checksums, and honours $STORAGE_EMULATOR_HOST.
+TensorStore, which Orbax brings along, lists a bucket that it may not read as empty, so it is not
+what reads buckets here.
 """
 
 import concurrent.futures

@@ -1,6 +1,6 @@
 """The card of a zoo entry: what travels with the weights.
 
-First of the zoo, before `store`, which reads and writes `card.json`.
+After `source_statistics`, before `store`, which reads and writes `card.json`.
 """
 
 import dataclasses
