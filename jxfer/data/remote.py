@@ -69,7 +69,7 @@ def shown(place: Place) -> str:
 def refuse(place: Place, option: str) -> None:
     """Raises UserError if a place is an address where only a folder of this machine will do."""
     if found := address(place):
-        raise UserError(f"{option} {found}: it takes a folder of this machine")
+        raise UserError(f"{option} {found}: it takes a folder of this machine; name one")
 
 
 def listing(where: str) -> dict[str, Object]:
@@ -94,7 +94,9 @@ def listing(where: str) -> dict[str, Object]:
     found.pop("", None)
     for name in found:
         if {"", ".", ".."} & set(name.removesuffix("/").split("/")):
-            raise UserError(f"{where}: the object {name!r} has a name that no file can have")
+            raise UserError(
+                f"{where}: the object {name!r} has a name that no file can have; rename it"
+            )
     return dict(sorted(found.items(), key=lambda item: item[0].split("/")))
 
 

@@ -21,7 +21,7 @@ from jxfer.models import registry
 from jxfer.models.registry import Model
 from jxfer.trees import Tree
 from jxfer.zoo import whole
-from jxfer.zoo.card import Card
+from jxfer.zoo.card import ANEW, Card
 from jxfer.zoo.report import raise_problems
 
 CARD = "card.json"
@@ -97,22 +97,21 @@ def load(folder: str | Path) -> tuple[Card, Tree]:
     card = read_card(folder)
     tensors = folder / TENSORS
     if not tensors.is_dir():
-        raise UserError(f"{tensors}: missing; the entry is not complete")
+        raise UserError(f"{tensors}: missing; the entry is not complete: {ANEW}")
     for file in (tensors, *tensors.rglob("*")):
         if not file.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"{file}: a link out of the entry; copy what it points to")
     if _files_sha256(tensors) != card.files_sha256:
         raise UserError(
-            f"{tensors}: damaged: the files do not match files_sha256 in {CARD}; "
-            "copy or import the entry again"
+            f"{tensors}: damaged: the files do not match files_sha256 in {CARD}; {ANEW}"
         )
     try:
         variables = _read_tensors(tensors)
     except Exception as error:  # Orbax raises many types; whatever it is, the entry is unusable
         reason = first_line(error)[:120]
-        raise UserError(f"{tensors}: cannot be restored: {reason}") from error
+        raise UserError(f"{tensors}: cannot be restored: {reason}; {ANEW}") from error
     if trees.sha256(variables) != card.tensors_sha256:
-        raise UserError(f"{tensors}: the tensors do not match tensors_sha256 in {CARD}")
+        raise UserError(f"{tensors}: the tensors do not match tensors_sha256 in {CARD}; {ANEW}")
     _check_fits(card, variables, str(folder / CARD))
     return card, variables
 
@@ -147,11 +146,14 @@ def read_card(folder: str | Path) -> Card:
     elif path.is_file():
         content = path.read_bytes()
     if content is None:
-        raise UserError(f"{where}: missing; {remote.shown(folder)} is no zoo entry")
+        raise UserError(
+            f"{where}: missing; {remote.shown(folder)} is no zoo entry; jxfer zoo list "
+            "shows what there is"
+        )
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not valid UTF-8: {error.reason}") from None
+        raise UserError(f"{where}: not valid UTF-8: {error.reason}; {ANEW}") from None
     return Card.from_json(text, where)
 
 

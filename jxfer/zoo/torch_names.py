@@ -123,7 +123,7 @@ def _check_head(model: Model) -> None:
     if model.num_classes is not None and model.head.kind != "linear":
         raise UserError(
             f"{model.architecture.name} has one linear layer as its head in PyTorch; this head is "
-            f"of kind {model.head.kind}"
+            f"of kind {model.head.kind}: write it with jxfer zoo export --format stablehlo"
         )
 
 

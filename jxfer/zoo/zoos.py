@@ -41,7 +41,7 @@ def search_path(zoo: str | None = None) -> list[Path]:
       UserError: `zoo` is given and is no folder.
     """
     if zoo and not remote.address(zoo) and not Path(zoo).is_dir():
-        raise UserError(f"--zoo {zoo}: no such folder")
+        raise UserError(f"--zoo {zoo}: no such folder; name one that is there, or leave it out")
     named = [Path(place) for place in (zoo, os.environ.get("JXFER_ZOO")) if place]
     places = [*named, _user_zoo(), _shipped_zoo()]
     return [place for place in dict.fromkeys(places) if remote.address(place) or place.is_dir()]
@@ -65,7 +65,10 @@ def resolve(name_or_path: str | Path, zoo: str | None = None) -> Path:
         for folder in (path, path / "model"):
             if (folder / CARD).is_file():
                 return folder
-        raise UserError(f"{remote.shown(name_or_path)}: holds neither {CARD} nor model/{CARD}")
+        raise UserError(
+            f"{remote.shown(name_or_path)}: holds neither {CARD} nor model/{CARD}; name the folder "
+            "of a zoo entry or of a finished run"
+        )
     found = _entry_folders(zoo)
     if str(name_or_path) in found:
         return copies.local(found[str(name_or_path)])

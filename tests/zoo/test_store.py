@@ -123,7 +123,7 @@ def test_a_checkpoint_that_orbax_refuses_is_one_line(one_line, entry):
     digest = store._files_sha256(entry / "tensors")
     card = dataclasses.replace(store.read_card(entry), files_sha256=digest)
     (entry / "card.json").write_text(card.to_json())
-    with one_line("tensors", "cannot be restored"):
+    with one_line("tensors", "cannot be restored", "import the entry again"):
         store.load(entry)
 
 
@@ -155,7 +155,7 @@ def test_a_file_where_a_folder_should_be(one_line, tmp_path, card, variables, no
         store.save(file, card, variables, overwrite=True)
     with one_line(f"{file}: no folder can be made"):
         store.save(file / "small", card, variables)
-    with one_line(f"{file}: holds neither card.json nor model/card.json"):
+    with one_line(f"{file}: holds neither card.json nor model/card.json", "a finished run"):
         zoos.resolve(file)
     with one_line(f"--zoo {file}: no such folder"):
         zoos.search_path(str(file))
