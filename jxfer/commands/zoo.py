@@ -17,11 +17,16 @@ from jxfer.commands.zoo_statistics import Statistics
 from jxfer.data import remote
 from jxfer.zoo import store, zoos
 from jxfer.zoo.card import Ancestor
+from jxfer.zoo.report import raise_problems
 
 
 @dataclasses.dataclass(frozen=True)
 class List:
-    """List the entries of all zoos: --zoo, $JXFER_ZOO, your own, and those that ship."""
+    """List the entries of all zoos: --zoo, $JXFER_ZOO, your own, and those that ship.
+
+    An entry whose card is invalid is left out, and told on stderr after the others; the exit code
+    is then 2.
+    """
 
     zoo: str | None = None
     """A folder of entries that is searched first."""
@@ -29,16 +34,17 @@ class List:
     """Print a JSON list of cards."""
 
     def run(self) -> None:
-        entries = zoos.list_zoo(self.zoo)
+        entries, problems = zoos.read_all(self.zoo)
         if self.json:
             _show_json(
                 [{"path": remote.shown(e.path), **e.card.listed(), "name": e.name} for e in entries]
             )
-        elif not entries:
+        elif not entries and not problems:
             print("no entries; add one with jxfer zoo import")
-        else:
+        elif entries:
             header = ("name", "arch", "through", "parameters", "trained on", "classes", "accuracy")
             print(text.table([header, *(_row(entry) for entry in entries)]))
+        raise_problems("invalid cards", problems)
 
 
 @dataclasses.dataclass(frozen=True)

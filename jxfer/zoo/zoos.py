@@ -11,6 +11,7 @@ from pathlib import Path
 from jxfer.data import copies, remote
 from jxfer.errors import UserError
 from jxfer.zoo.card import Card
+from jxfer.zoo.report import raise_problems
 from jxfer.zoo.store import CARD, read_card
 
 
@@ -82,9 +83,28 @@ def list_zoo(zoo: str | None = None) -> list[Entry]:
     """All entries of the searched zoos by name; of equal names the first zoo's.
 
     Raises:
-      UserError: a card is invalid.
+      UserError: cards are invalid; `read_all` gives the other entries all the same.
     """
-    return [Entry(read_card(path), path) for _, path in sorted(_entry_folders(zoo).items())]
+    entries, problems = read_all(zoo)
+    raise_problems("invalid cards", problems)
+    return entries
+
+
+def read_all(zoo: str | None = None) -> tuple[list[Entry], list[str]]:
+    """(entries as `list_zoo` has them, a line for each whose card is invalid).
+
+    Raises:
+      StorageError: a bucket cannot be read.
+    """
+    entries, problems = [], []
+    for _, path in sorted(_entry_folders(zoo).items()):
+        try:
+            entries.append(Entry(read_card(path), path))
+        except remote.StorageError:  # no fault of the card
+            raise
+        except UserError as error:
+            problems.append(str(error))
+    return entries, problems
 
 
 def _entry_folders(zoo: str | None) -> dict[str, Path]:
