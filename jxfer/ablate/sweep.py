@@ -48,7 +48,7 @@ class Sweep:
     def __init__(self, experiment: Experiment, folder: pathlib.Path) -> None:
         self.experiment = experiment
         self.grid = Grid(experiment)
-        # One spelling of the folder, since a run remembers what it starts from.
+        # One spelling of the folder as long as the working directory is the same; see `_run`.
         self.cells = pathlib.Path(os.path.relpath(folder)) / "cells"
 
     def records(self) -> dict[str, Record]:
@@ -159,6 +159,8 @@ class Sweep:
             config = dataclasses.replace(
                 config, model=dataclasses.replace(config.model, weights=weights)
             )
+            # The key says which weights they are; the path depends on the working directory.
+            run_folder.move_weights(folder, weights)
         summary = run_folder.read_summary(folder) or loop.run_config(config, folder)
         timing = run_folder.read_timing(folder)
         adapt = summary["adapt"]

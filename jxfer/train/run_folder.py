@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import pathlib
@@ -81,6 +82,24 @@ def open_run(folder: pathlib.Path, config: TrainConfig) -> Iterator[Callable[[],
 def write_config(folder: pathlib.Path, config: TrainConfig) -> None:
     """From here on the folder belongs to this config: call it when the run is about to start."""
     if not (folder / "config.json").exists():
+        disk.write_json(folder / "config.json", sealed.seal(configs.to_dict(config)))
+
+
+def move_weights(folder: pathlib.Path, weights: str) -> None:
+    """Of a run that may have begun: its config calls the weights that it starts from by this name.
+
+    For whoever knows that they are the same, such as a sweep that goes on in another directory.
+
+    Raises:
+      UserError: as `read_config`, where there is a config.
+      DiskError: it cannot be written.
+    """
+    if not (folder / "config.json").exists():
+        return
+    config = read_config(folder)
+    if config.model.weights != weights:
+        model = dataclasses.replace(config.model, weights=weights)
+        config = dataclasses.replace(config, model=model)
         disk.write_json(folder / "config.json", sealed.seal(configs.to_dict(config)))
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from jxfer.ablate.claims import ACCURACY
 from jxfer.ablate.experiment import PARENT, Cell
 from jxfer.ablate.sweep import Sweep
 from jxfer.data.sources import DataConfig
+from jxfer.train import loop, run_folder
 from jxfer.train.config import TrainConfig
 from jxfer.zoo import store
 from jxfer.zoo.pretrained import ModelConfig
@@ -141,6 +143,33 @@ def test_an_interruption_is_not_held_against_a_cell(declare, tmp_path):
     with pytest.raises(SystemExit):
         sweep.run(job)
     assert sweep.records()[job.key].attempts == 0
+
+
+def test_a_cell_that_was_begun_goes_on_from_another_directory(declare, tmp_path, monkeypatch):
+    """Its config holds the path of its source as the working directory of the sweep sees it."""
+    file = declare("cell=_after, arms=('long',), choices={'long': ({'lr': 0.05},)}, claims=()")
+    asked = []
+
+    def begin(config, folder):
+        with run_folder.open_run(folder, config):
+            run_folder.write_config(folder, config)
+            asked.append(pathlib.Path(config.model.weights))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "run_config", begin)
+    for place in (tmp_path, tmp_path / "below"):
+        place.mkdir(exist_ok=True)
+        monkeypatch.chdir(place)
+        sweep = Sweep(experiment.load(file).experiment, tmp_path / "out")
+        source, child = sweep.grid.jobs({})[:2]
+        sweep.cells.mkdir(parents=True, exist_ok=True)
+        sweep._write(source.key, Record("finished"))
+        with pytest.raises(KeyboardInterrupt):
+            sweep.run(child)
+        assert asked[-1].resolve() == tmp_path / "out" / "cells" / source.key
+        config = run_folder.read_config(sweep.cells / child.key)
+        assert config.model.weights == str(asked[-1])
+    assert str(asked[0]) != str(asked[1])
 
 
 @pytest.mark.slow
