@@ -2,7 +2,8 @@
 
 After `remote`, before `prepared` and the zoo. Data that are read as a whole, zoo entries and
 finished runs are copied to `cache_dir()/gs/copies`. Beside a copy lie the CRC-32 of its files; one
-that was damaged since is told, and copied again.
+that was damaged since is told, and copied again. Nothing removes a copy, as another process may be
+reading it (docs/storage.md).
 """
 
 import contextlib

@@ -116,8 +116,16 @@ def read(where: str) -> bytes | None:
             return None
 
 
-def write(where: str, content: bytes | pathlib.Path) -> None:
+def write(where: str, content: bytes | pathlib.Path, *, new: bool = False) -> bool:
     """Makes an object of bytes or of a file, whole or not at all, checksum verified.
+
+    Args:
+      where: the object's address.
+      content: its bytes.
+      new: leave alone what another process, of any machine, has put there; the storage decides.
+
+    Returns:
+      False where there was one and `new` is on. As requests are repeated, it may be one's own.
 
     Raises:
       UserError: it cannot be written.
@@ -125,13 +133,21 @@ def write(where: str, content: bytes | pathlib.Path) -> None:
     """
     bucket, path = _split(where)
     options: dict[str, Any] = {"timeout": _TIMEOUT, "retry": _retry(), "checksum": "auto"}
+    if new:
+        options["if_generation_match"] = 0  # of an object that is not there
     with _answered(where):
         blob = _bucket(bucket).blob(path)
         kind = "application/octet-stream"
-        if isinstance(content, bytes):
-            blob.upload_from_string(content, content_type=kind, **options)
-        else:
-            blob.upload_from_filename(str(content), content_type=kind, **options)
+        try:
+            if isinstance(content, bytes):
+                blob.upload_from_string(content, content_type=kind, **options)
+            else:
+                blob.upload_from_filename(str(content), content_type=kind, **options)
+        except _errors().PreconditionFailed:
+            if not new:
+                raise
+            return False
+    return True
 
 
 def delete(where: str, names: Iterable[str]) -> None:

@@ -1,5 +1,6 @@
 """A run in a bucket, first with files that stand for one, then a real one, killed."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -129,6 +130,31 @@ def test_of_two_machines_the_first_is_told(bucket, machine, one_line, caplog):
     with mirror.mirrored(RUN, every=NEVER):
         assert sorted(path.name for path in (first / "checkpoints").iterdir()) == ["12", "6"]
     assert "another machine has gone on with this run" in caplog.text
+
+
+@pytest.mark.parametrize("who", ["another machine", "this one, whose answer was lost"])
+def test_of_two_machines_that_begin_at_once_the_bucket_takes_one(
+    who, bucket, machine, one_line, monkeypatch
+):
+    read = mirror._Sender._read_marker
+    marker = {"writer": "another", "checkpoints": []}
+
+    def read_too_early(self):
+        found = read(self)
+        if found is None:  # and now there is one
+            marker["writer"] = "another" if who == "another machine" else self._own
+            remote.write(f"{RUN}/mirror.json", json.dumps(marker).encode())
+        return found
+
+    told = one_line("another machine trains this run", "end one")
+    outcome = told if who == "another machine" else contextlib.nullcontext()
+    with outcome, mirror.mirrored(RUN, every=NEVER) as folder:
+        monkeypatch.setattr(mirror._Sender, "_read_marker", read_too_early)
+        train(folder, 6)
+    arrived = json.loads(remote.read(f"{RUN}/mirror.json"))
+    assert arrived["writer"] == marker["writer"]
+    assert arrived["checkpoints"] == ([] if who == "another machine" else ["6"])
+    assert (bucket.names() == ["runs/first/mirror.json"]) == (who == "another machine")
 
 
 def test_a_command_that_changes_nothing_takes_the_run_from_nobody(bucket, machine):
