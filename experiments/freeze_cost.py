@@ -28,7 +28,7 @@ from jxfer.ablate.experiment import Choice, Experiment, Setting
 from jxfer.commands.main import main
 from jxfer.data import screen
 from jxfer.data.sources import DataConfig
-from jxfer.train import audit, prefix, run_folder, step
+from jxfer.train import audit, prefix_choice, run_folder, step
 from jxfer.train.config import TrainConfig
 from jxfer.train.feature_store import CacheConfig
 from jxfer.train.leaks import Program
@@ -120,7 +120,7 @@ def _step(run: pathlib.Path) -> tuple[Program, int]:
         total_steps=evaluation_steps(config, examples)[-1],
         steps_per_epoch=examples / config.batch_size,
     )
-    choice = prefix.choose(plan, config, splits)
+    choice = prefix_choice.choose(plan, config, splits)
     rng, n, size = np.random.default_rng(0), config.batch_size, plan.preprocessing.size
     batch = {"label": rng.integers(0, 10, n, np.int32)}
     if choice.train:

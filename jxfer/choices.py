@@ -1,4 +1,4 @@
-"""What a field of a config may be, checked where the config is made.
+"""What the command line calls a field of a config, and what it may be, checked where it is made.
 
 After `errors` in the flow. The command line checks the choices of an option; a config that Python
 builds would take anything, and a misspelt name would train something else.
@@ -8,6 +8,11 @@ import typing
 from typing import Any
 
 from jxfer.errors import UserError
+
+
+def option(prefix: str, name: str) -> str:
+    """The command line's name of a field: `--adapt.`, `min_size` -> `--adapt.min-size`."""
+    return f"{prefix}{name.replace('_', '-')}"
 
 
 def check(config: Any, prefix: str) -> None:
@@ -24,5 +29,5 @@ def check(config: Any, prefix: str) -> None:
         if typing.get_origin(hint) is typing.Literal and getattr(config, name) not in hint.__args__:
             *others, last = map(str, hint.__args__)
             allowed = f"{', '.join(others)} or {last}"
-            option = f"{name.replace('_', '-')} {getattr(config, name)}"
-            raise UserError(f"{prefix}{option}: it must be {allowed}")
+            found = f"{option(prefix, name)} {getattr(config, name)}"
+            raise UserError(f"{found}: it must be {allowed}")

@@ -1,23 +1,33 @@
-"""What a disk refuses, in one line; and files that are written whole or not at all.
+"""What a disk refuses, in one line; files that are written whole or not at all; the cache folder.
 
 After `errors`, before all that writes.
 """
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import pathlib
 import re
 import sys
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 from jxfer.errors import DiskError
 
 _NO_BUG = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
+_PIECE = 1 << 20  # bytes per read when a checksum is taken
 _CLOSED = "Event loop is closed"
 _TENSORSTORE = re.compile(r"\[os_error_code='(\d+)'\]")
+
+
+def cache_dir() -> pathlib.Path:
+    """`$JXFER_CACHE`, else `$XDG_CACHE_HOME/jxfer`, else `~/.cache/jxfer`."""
+    if own := os.environ.get("JXFER_CACHE"):
+        return pathlib.Path(own).expanduser()
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jxfer"
 
 
 def is_disk(error: BaseException) -> bool:
@@ -77,11 +87,35 @@ def replace(path: pathlib.Path, content: bytes) -> None:
             raise
 
 
+def write_json(path: pathlib.Path, values: Any) -> None:
+    """Writes a file as a whole or not at all.
+
+    Raises:
+      DiskError: it cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    with writing(path):
+        with temporary.open("w") as file:
+            file.write(json.dumps(values, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
 def append(file: int, content: bytes) -> None:
     """Writes all of it to an open file; nothing is left to write when that is closed."""
     left = memoryview(content)
     while left:
         left = left[os.write(file, left) :]
+
+
+def crc32(path: pathlib.Path, size: int | None = None) -> int:
+    """CRC-32 of a file, or of its first `size` bytes; -1 if it is shorter than these."""
+    crc, read = 0, 0
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE if size is None else min(size - read, _PIECE)):
+            crc, read = zlib.crc32(piece, crc), read + len(piece)
+    return crc if size in (None, read) else -1
 
 
 class _Raised(logging.Filter):

@@ -15,6 +15,7 @@ import torch
 import tyro
 
 from jxfer.models import registry
+from jxfer.models.architectures import Architecture
 from jxfer.zoo import torch_names
 from tests import torch_reference
 
@@ -56,7 +57,7 @@ def main(out: pathlib.Path = pathlib.Path("docs/parity.md"), arch: tuple[str, ..
     out.write_text(INTRODUCTION + "\n".join(lines) + f"\n\n{versions}\n", encoding="utf-8")
 
 
-def compare(row: registry.Architecture) -> dict[str, float]:
+def compare(row: Architecture) -> dict[str, float]:
     """Relative error of each stage, `pooled` and `logits`."""
     reference = torch_reference.create(row.name, row.num_classes)
     torch_reference.randomise(reference, seed=0)

@@ -18,6 +18,10 @@ NAME = "some-bucket"
 URL = f"gs://{NAME}"
 
 
+class _IsThere(Exception):
+    """An object that must be new is not."""
+
+
 class _Server(http.server.HTTPServer):
     request_queue_size = 128  # all threads of a transfer may come at once
 
@@ -30,6 +34,8 @@ class Bucket:
         self._storage = Storage(use_memory_fs=True)
         self.status: int | None = None
         """what every request is answered with; None: as it should be"""
+        self._new_only = False
+        """whether the request under way may replace nothing; they come one after another"""
         self.writes: list[str] = []
         """names of objects in the order in which they were written"""
         self._server = _Server(("127.0.0.1", 0), functools.partial(self._handler(), self._storage))
@@ -65,6 +71,8 @@ class Bucket:
         create_file = bucket._storage.create_file
 
         def noted(place: str, name: str, *args: object, **options: object) -> object:
+            if bucket._new_only and name in bucket.names():
+                raise _IsThere
             bucket.writes.append(name)
             return create_file(place, name, *args, **options)
 
@@ -74,16 +82,27 @@ class Bucket:
             def parse_request(self) -> bool:
                 if not super().parse_request():
                     return False
+                # The emulator knows no preconditions.
+                bucket._new_only = "ifGenerationMatch=0" in self.path
                 if bucket.status is None:
                     return True
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                error = {"error": {"code": bucket.status, "message": "secret text of the server"}}
+                self._refuse(bucket.status)
+                return False
+
+            def do_POST(self) -> None:
+                try:
+                    super().do_POST()
+                except _IsThere:
+                    self._refuse(412)
+
+            def _refuse(self, status: int) -> None:
+                error = {"error": {"code": status, "message": "secret text of the server"}}
                 body = json.dumps(error).encode()
-                self.send_response(bucket.status)
+                self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
-                return False
 
         return Handler

@@ -90,7 +90,7 @@ def no_zoos(monkeypatch, tmp_path):
     """No zoo but those that a test names."""
     monkeypatch.delenv("JXFER_ZOO", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "nothing"))
-    monkeypatch.setattr("jxfer.zoo.store._shipped_zoo", lambda: tmp_path / "nothing")
+    monkeypatch.setattr("jxfer.zoo.zoos._shipped_zoo", lambda: tmp_path / "nothing")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,12 @@
-"""A misspelt choice in a config that Python builds."""
+"""A misspelt choice in a config that Python builds, and what the command line calls a field."""
+
+import dataclasses
+import re
 
 import pytest
+import tyro
 
+from jxfer import choices
 from jxfer.data.sources import DataConfig
 from jxfer.data.transforms import Preprocessing
 from jxfer.losses.adaptation import AdaptConfig
@@ -45,3 +50,13 @@ def test_a_choice_that_is_none_is_one_line(one_line, make, option, choice):
     field = option.rpartition(".")[2].rpartition(" ")[2].lstrip("-").replace("-", "_")
     with one_line(f"{option} misspelt: it must be", choice):
         make(**NEEDED.get(make, {}), **{field: "misspelt"})
+
+
+def test_an_option_is_what_the_command_line_takes(capsys):
+    with pytest.raises(SystemExit):
+        tyro.cli(TrainConfig, args=["--help"])
+    told = capsys.readouterr().out
+    for part in ("adapt", "regularise", "optimizer"):
+        config = next(f.type for f in dataclasses.fields(TrainConfig) if f.name == part)
+        for field in dataclasses.fields(config):
+            assert re.search(rf"{choices.option(f'--{part}.', field.name)}\b", told)

@@ -126,7 +126,7 @@ found = dataclasses.replace(
     choices={arm: found.choices[arm][:1] for arm in arms}, tune_in=None, claims=(),
 )
 sweep = Sweep(found, out)
-records = [(job.role, sweep.run(job)) for job in unique(sweep.jobs({}))]
+records = [(job.role, sweep.run(job)) for job in unique(sweep.grid.jobs({}))]
 print(json.dumps({
     "wanted": list(found.measures),
     "errors": [error_of(record) for _, record in records],

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -46,6 +47,7 @@ ORDER = [
     "models.alexnet",
     "models.resnet",
     "models.vgg",
+    "models.architectures",
     "models.registry",
     "models.dense",
     "zoo.source_statistics",
@@ -56,6 +58,7 @@ ORDER = [
     "zoo.torch_names",
     "zoo.whole",
     "zoo.store",
+    "zoo.zoos",
     "zoo.imagenet",
     "zoo.published",
     "zoo.hub",
@@ -75,6 +78,7 @@ ORDER = [
     "losses.regularise",
     "losses.adversarial",
     "losses.adaptation",
+    "train.feature_room",
     "train.feature_store",
     "train.config",
     "train.hosts",
@@ -96,6 +100,7 @@ ORDER = [
     "train.program",
     "train.program_cache",
     "train.memory",
+    "train.prefix_choice",
     "train.prefix",
     "train.judge",
     "train.profile",
@@ -134,6 +139,7 @@ ORDER = [
     "ablate.verdicts",
     "ablate.experiment",
     "ablate.cells",
+    "ablate.grid",
     "ablate.cell_log",
     "ablate.sweep",
     "ablate.worker",
@@ -210,6 +216,30 @@ def own_imports(path: pathlib.Path) -> set[str]:
     return found
 
 
+STANDS = re.compile(r"\b(After|Before) ((?:`[\w.]+`(?:, | and )?)+)", re.IGNORECASE)
+
+
+def misplaced(name: str, docstring: str) -> list[str]:
+    """What a module's docstring says of its place that is not so: `After config`.
+
+    A name is that of a module in the same package, or of any module or package.
+    """
+    wrong, at = [], ORDER.index(name)
+    package = f"{name.rpartition('.')[0]}."
+    for word, places in STANDS.findall(" ".join(docstring.split())):
+        for place in re.findall(r"`([\w.]+)`", places):
+            known = [other for other in (f"{package}{place}", place) if other in ORDER][:1]
+            known = known or [other for other in ORDER if other.startswith(f"{place}.")]
+            above = {ORDER.index(other) < at for other in known}
+            if above != {word.lower() == "after"} and not place.endswith(".json"):
+                wrong.append(f"{word} {place}")
+    for word, end in (("First", 0), ("Last", -1)):
+        mine = [other for other in ORDER if other.startswith(package)]
+        if re.search(rf"\b{word} of the \w", docstring) and mine[end] != name:
+            wrong.append(f"{word} of {package}")
+    return wrong
+
+
 def importers(*packages: str) -> set[str]:
     """Modules that import one of these third-party packages."""
     return {
@@ -228,6 +258,26 @@ def test_the_list_holds_every_module_once():
 def test_a_module_imports_only_those_above_it(name):
     above = set(ORDER[: ORDER.index(name)])
     assert own_imports(MODULES[name]) <= above
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_stands_where_its_docstring_says(name):
+    docstring = ast.get_docstring(ast.parse(MODULES[name].read_text())) or ""
+    assert misplaced(name, docstring) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "wrong"),
+    [
+        ("After `card`, before `zoos`.", []),
+        ("After `card` and `hub`, which it reads.", ["After hub"]),
+        ("Before `data`, after `train.step`.", ["Before data", "after train.step"]),
+        ("Before `errors`. After `nothing`.", ["Before errors", "After nothing"]),
+        ("First of the zoo's files.", ["First of zoo."]),
+    ],
+)
+def test_a_docstring_that_is_stale_is_seen(said, wrong):
+    assert misplaced("zoo.store", said) == wrong
 
 
 @pytest.mark.parametrize("name", sorted(set(FILES) - set(MODULES) - {"__init__"}))

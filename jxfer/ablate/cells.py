@@ -11,13 +11,12 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from jxfer import sealed
+from jxfer import disk, sealed
 from jxfer.ablate.experiment import Cell, Choice
 from jxfer.errors import UserError
 from jxfer.json_fields import decode, parse
 from jxfer.train import config as configs
 from jxfer.train.config import TrainConfig
-from jxfer.train.run_folder import write_json
 
 Role = Literal["table", "tuning", "source"]
 
@@ -119,7 +118,7 @@ def read(file: pathlib.Path) -> Record | None:
 
 def write(file: pathlib.Path, record: Record) -> None:
     """Inverse of `read`."""
-    write_json(file, sealed.seal(dataclasses.asdict(record)))
+    disk.write_json(file, sealed.seal(dataclasses.asdict(record)))
 
 
 def unique(jobs: Iterable[Job]) -> list[Job]:

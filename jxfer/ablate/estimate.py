@@ -15,7 +15,7 @@ from jxfer.ablate.experiment import Cell
 from jxfer.ablate.sweep import Sweep
 from jxfer.data import screen
 from jxfer.data.sources import Splits
-from jxfer.train import parallel, plans, prefix
+from jxfer.train import parallel, plans, prefix_choice
 from jxfer.train.feed import Images, load_target, with_target
 from jxfer.train.selection import evaluation_steps
 from jxfer.train.state import Plan
@@ -55,7 +55,7 @@ def estimate(sweep: Sweep) -> list[Kind]:
       UserError: as `plans.set_up` and `screen.load_splits`.
     """
     groups: dict[tuple[str, str], list[Job]] = {}
-    for job in unique(sweep.planned()):
+    for job in unique(sweep.grid.planned()):
         arm = f"{job.arm}: its source" if job.role == "source" else job.arm
         groups.setdefault((job.setting, arm), []).append(job)
     known: dict[str, tuple[int, float, float]] = {}
@@ -91,7 +91,7 @@ def _measure(cell: Cell) -> tuple[int, float, float]:
     images = next(Images(config, splits, pretrained.preprocessing).train_batches(0))
     flops = seconds = 0.0
     for plan in phases:
-        choice = prefix.choose(plan, config, splits, unlabelled)
+        choice = prefix_choice.choose(plan, config, splits, unlabelled)
         batch = images
         if choice.train is not None:
             features = np.zeros((config.batch_size, *choice.train.shape), np.float32)

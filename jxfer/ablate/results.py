@@ -36,7 +36,7 @@ def write(file: File, folder: pathlib.Path, command: str) -> dict[str, Any]:
     """
     experiment, sweep = file.experiment, Sweep(file.experiment, folder)
     records = sweep.records()
-    jobs = sweep.jobs(records)
+    jobs = sweep.grid.jobs(records)
     finished = [job for job in jobs if (r := records.get(job.key)) and r.status == "finished"]
     places = {setting.name: setting.x for setting in experiment.settings}
     judged = verdicts.judge(experiment.claims, values(sweep, records), places)
@@ -57,7 +57,7 @@ def write(file: File, folder: pathlib.Path, command: str) -> dict[str, Any]:
         "seeds": list(experiment.seeds),
         "tuning_seeds": list(experiment.tuning_seeds),
         "budget": experiment.budget,
-        "choices": [as_json(search) for search in sweep.searches(records)],
+        "choices": [as_json(search) for search in sweep.grid.searches(records)],
         "cells": [_cell(job, records.get(job.key)) for job in jobs],
         "claims": [dataclasses.asdict(verdict) for verdict in judged],
     }
@@ -76,9 +76,9 @@ def values(sweep: Sweep, records: Mapping[str, Record]) -> Values:
     """(setting, arm, measure) -> figure of each seed that has one; {} where none has."""
     measures = (ACCURACY, *sweep.experiment.measures)
     found: dict[tuple[str, str, str], dict[int, float]] = {
-        (job.setting, job.arm, measure): {} for job in sweep.planned() for measure in measures
+        (job.setting, job.arm, measure): {} for job in sweep.grid.planned() for measure in measures
     }
-    for job in sweep.jobs(records):
+    for job in sweep.grid.jobs(records):
         record = records.get(job.key)
         if job.role == "table" and record is not None and record.status == "finished":
             for measure in measures:

@@ -48,8 +48,8 @@ def _work(sweep: Sweep, index: int, count: int, quiet: bool) -> None:
     parent = multiprocessing.parent_process()
     while parent is None or parent.is_alive():
         records = sweep.records()
-        jobs = unique(sweep.jobs(records))
-        left = [job for job in jobs if not sweep.is_over(job, records)]
+        jobs = unique(sweep.grid.jobs(records))
+        left = [job for job in jobs if not sweep.grid.is_over(job, records)]
         if not left:
             return
         start = index * len(left) // count

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jxfer import trees
 from jxfer.data.sources import Splits
-from jxfer.train import flops, prefix, summary
+from jxfer.train import flops, prefix_choice, summary
 from jxfer.train.config import TrainConfig
 from jxfer.train.plans import make_plans
 from jxfer.train.selection import evaluation_steps
@@ -47,7 +47,7 @@ def cost(config: TrainConfig, pretrained: Pretrained, splits: Splits) -> Cost:
         state = jax.eval_shape(lambda plan=plan: plan.initial_state(pretrained.variables))
         per_device = config.batch_size // devices
         work = flops.by_label(make_train_step(plan), plan, state, per_device)
-        choice = prefix.choose(plan, config, splits)
+        choice = prefix_choice.choose(plan, config, splits)
         cached = work.pop((FROZEN, False), 0) if choice.output else 0
         passes = choice.views * examples / config.batch_size
         total += devices * (plan.total_steps * sum(work.values()) + passes * cached)

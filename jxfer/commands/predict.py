@@ -38,7 +38,9 @@ class FileSource(Source):
         try:
             return Example(read_regular(path), 0, str(path))
         except OSError as error:
-            raise UserError(f"image {path} cannot be read: {error.strerror}") from error
+            raise UserError(
+                f"image {path} cannot be read: {error.strerror}; mend it or leave it out"
+            ) from error
 
 
 def main(args: list[str]) -> int:
@@ -87,7 +89,7 @@ def main(args: list[str]) -> int:
         top = 3 if top is None else top
         batch_size = 32 if batch_size is None else batch_size
         if top < 1:
-            raise UserError(f"--top {top}: show at least one class")
+            raise UserError(f"--top {top}: it must be at least 1")
         source = FileSource(find_images(images))
         found = weights.load(model, zoo=zoo)
         found.check_named()
@@ -143,10 +145,13 @@ def find_images(paths: tuple[pathlib.Path, ...]) -> list[pathlib.Path]:
         if path.is_dir():
             found = [f for f in sorted(path.rglob("*")) if f.suffix.lower() in IMAGE_EXTENSIONS]
             if not found:
-                raise UserError(f"folder {path} holds no image ({' '.join(IMAGE_EXTENSIONS)})")
+                raise UserError(
+                    f"folder {path} holds no image; name one with files that end in "
+                    f"{' '.join(IMAGE_EXTENSIONS)}"
+                )
             files += found
         elif path.exists():
             files.append(path)
         else:
-            raise UserError(f"image {path} does not exist")
+            raise UserError(f"image {path} does not exist; check the path")
     return files

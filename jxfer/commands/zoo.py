@@ -15,13 +15,18 @@ from jxfer.commands.zoo_export import Export
 from jxfer.commands.zoo_import import Import
 from jxfer.commands.zoo_statistics import Statistics
 from jxfer.data import remote
-from jxfer.zoo import store
+from jxfer.zoo import store, zoos
 from jxfer.zoo.card import Ancestor
+from jxfer.zoo.report import raise_problems
 
 
 @dataclasses.dataclass(frozen=True)
 class List:
-    """List the entries of all zoos: --zoo, $JXFER_ZOO, your own, and those that ship."""
+    """List the entries of all zoos: --zoo, $JXFER_ZOO, your own, and those that ship.
+
+    An entry whose card is invalid is left out, and told on stderr after the others; the exit code
+    is then 2.
+    """
 
     zoo: str | None = None
     """A folder of entries that is searched first."""
@@ -29,16 +34,17 @@ class List:
     """Print a JSON list of cards."""
 
     def run(self) -> None:
-        entries = store.list_zoo(self.zoo)
+        entries, problems = zoos.read_all(self.zoo)
         if self.json:
             _show_json(
                 [{"path": remote.shown(e.path), **e.card.listed(), "name": e.name} for e in entries]
             )
-        elif not entries:
+        elif not entries and not problems:
             print("no entries; add one with jxfer zoo import")
-        else:
+        elif entries:
             header = ("name", "arch", "through", "parameters", "trained on", "classes", "accuracy")
             print(text.table([header, *(_row(entry) for entry in entries)]))
+        raise_problems("invalid cards", problems)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Show:
     """Print the card as JSON."""
 
     def run(self) -> None:
-        folder = store.resolve(self.entry, self.zoo)
+        folder = zoos.resolve(self.entry, self.zoo)
         card = store.read_card(folder)
         if self.json:
             _show_json({"path": str(folder), **card.listed()})
@@ -80,7 +86,7 @@ class Verify:
     """Print one JSON object."""
 
     def run(self) -> None:
-        folder = store.resolve(self.entry, self.zoo)
+        folder = zoos.resolve(self.entry, self.zoo)
         card = store.verify(folder)
         if self.json:
             _show_json({"path": str(folder), "ok": True, "tensors_sha256": card.tensors_sha256})
@@ -117,7 +123,7 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def _row(entry: store.Entry) -> tuple[str, ...]:
+def _row(entry: zoos.Entry) -> tuple[str, ...]:
     card = entry.card
     if card.measured:
         last = card.measured[-1]

@@ -7,7 +7,7 @@ import tyro
 
 from jxfer import text
 from jxfer.models import registry
-from jxfer.zoo import diff, store
+from jxfer.zoo import diff, store, zoos
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Diff:
     """Print one JSON object, with every leaf."""
 
     def run(self) -> None:
-        folders = [store.resolve(name, self.zoo) for name in (self.a, self.b)]
+        folders = [zoos.resolve(name, self.zoo) for name in (self.a, self.b)]
         (card_a, a), (card_b, b) = (store.load(folder) for folder in folders)
         stages = [
             stage for card in (card_a, card_b) for stage in registry.architecture(card.arch).stages

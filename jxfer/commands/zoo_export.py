@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jxfer import text
-from jxfer.zoo import export, store
+from jxfer.zoo import export, store, zoos
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Export:
     """Print one JSON object."""
 
     def run(self) -> None:
-        folder = store.resolve(self.entry, self.zoo)
+        folder = zoos.resolve(self.entry, self.zoo)
         card, variables = store.load(folder)
         write = export.to_torch if self.format == "torch" else export.to_stablehlo
         write(card, variables, self.out, overwrite=self.overwrite)

@@ -12,7 +12,7 @@ from jxfer.data import copies, remote
 from jxfer.data.transforms import Preprocessing
 from jxfer.errors import UserError
 from jxfer.trees import Tree
-from jxfer.zoo import store, weights
+from jxfer.zoo import store, weights, zoos
 from jxfer.zoo.card import Card
 from jxfer.zoo.report import Report
 
@@ -87,7 +87,7 @@ class Import:
             raise UserError("--class-names given, but --through and --headless keep no head")
         published = weights.find(self.weights, self.arch)
         if published is None:
-            entry = store.resolve(self.weights)
+            entry = zoos.resolve(self.weights)
             raise UserError(f"{self.weights} is an entry already: copy {entry} into a zoo")
         # timm/resnet50.a1_in1k -> resnet50.a1_in1k; torchvision:resnet18... -> resnet18...
         name = self.name or published.card.name.rpartition("/")[2].rpartition(":")[2]
@@ -110,7 +110,7 @@ class Import:
             statistics=found.card.statistics if same_pixels else None,
             **self._overrides(),
         )
-        folder = store.write_place(self.zoo) / name
+        folder = zoos.write_place(self.zoo) / name
         same = None if self.overwrite else _find_same(folder, card, found.variables)
         if same is not None:
             _log.warning("%s holds this entry already", remote.shown(folder))

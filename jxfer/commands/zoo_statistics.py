@@ -13,7 +13,7 @@ from jxfer.data import copies, sources
 from jxfer.data.sources import DataConfig
 from jxfer.errors import UserError
 from jxfer.train.writers import ProgressBar
-from jxfer.zoo import store
+from jxfer.zoo import store, zoos
 
 _log = logging.getLogger("jxfer")
 
@@ -53,7 +53,7 @@ class Statistics:
     """Print one JSON object."""
 
     def run(self) -> None:
-        folder = store.resolve(self.entry, self.zoo)
+        folder = zoos.resolve(self.entry, self.zoo)
         card, variables = store.load(folder)
         # Before the pass, not after it.
         if copies.is_copy(folder) or not os.access(folder, os.W_OK):

@@ -1,8 +1,9 @@
 """Copies of what a bucket holds, on this machine, where they are used like any other folder.
 
-After `remote` and `embedded`, before `prepared` and the zoo. Data that are read as a whole, zoo
-entries and finished runs are copied to `cache_dir()/gs/copies`. Beside a copy lie the CRC-32 of its
-files; one that was damaged since is told, and copied again.
+After `remote`, before `prepared` and the zoo. Data that are read as a whole, zoo entries and
+finished runs are copied to `cache_dir()/gs/copies`. Beside a copy lie the CRC-32 of its files; one
+that was damaged since is told, and copied again. Nothing removes a copy, as another process may be
+reading it (docs/storage.md).
 """
 
 import contextlib
@@ -11,13 +12,12 @@ import json
 import logging
 import pathlib
 import shutil
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 
 import filelock
 
+from jxfer import disk
 from jxfer.data import remote
-from jxfer.data.embedded import cache_dir
 from jxfer.errors import UserError
 
 _CHECKSUMS = "checksums.json"
@@ -67,7 +67,7 @@ def _make(where: str, found: Mapping[str, remote.Object], target: pathlib.Path) 
     for path in (part, old):
         _remove(path)
     remote.fetch(where, found, part)
-    checksums = {name: _crc32(part / name) for name in found}
+    checksums = {name: disk.crc32(part / name) for name in found}
     (target.parent / _CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n")
     if target.exists():
         target.rename(old)
@@ -89,17 +89,9 @@ def _is_whole(target: pathlib.Path, found: Mapping[str, remote.Object]) -> bool:
         wanted = json.loads((target.parent / _CHECKSUMS).read_text())
         if sum(one.size for one in found.values()) > _MOST_READ:
             return set(wanted) == set(found)
-        return bool(wanted == {name: _crc32(target / name) for name in found})
+        return bool(wanted == {name: disk.crc32(target / name) for name in found})
     except (OSError, ValueError):
         return False
-
-
-def _crc32(path: pathlib.Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while piece := file.read(1 << 24):
-            crc = zlib.crc32(piece, crc)
-    return crc
 
 
 def local(place: remote.Place) -> pathlib.Path:
@@ -143,4 +135,4 @@ def locked(folder: pathlib.Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def _copies() -> pathlib.Path:
-    return cache_dir() / "gs" / "copies"
+    return disk.cache_dir() / "gs" / "copies"

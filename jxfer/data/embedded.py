@@ -10,10 +10,8 @@ import contextlib
 import io
 import json
 import logging
-import os
 import pathlib
 import shutil
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -137,13 +135,6 @@ EMBEDDED: dict[str, type[EmbeddedSet]] = {
 }
 
 
-def cache_dir() -> pathlib.Path:
-    """`$JXFER_CACHE`, else `$XDG_CACHE_HOME/jxfer`, else `~/.cache/jxfer`."""
-    if own := os.environ.get("JXFER_CACHE"):
-        return pathlib.Path(own).expanduser()
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jxfer"
-
-
 def open_embedded(name: str) -> Any:
     """Returns the read-only TFDS builder of an embedded set, preparing it on first use.
 
@@ -159,7 +150,7 @@ def open_embedded(name: str) -> Any:
     import tensorflow_datasets as tfds
 
     embedded = EMBEDDED[name]
-    folder = cache_dir() / "embedded" / name / embedded.version
+    folder = disk.cache_dir() / "embedded" / name / embedded.version
     # A scratch folder is of a process that is at it, or was killed.
     if not _is_whole(folder) or _scratch(folder).exists():
         try:
@@ -184,7 +175,7 @@ def _is_whole(folder: pathlib.Path) -> bool:
 
 def _checksums(folder: pathlib.Path) -> dict[str, int]:
     files = sorted(path for path in folder.iterdir() if path.name != _CHECKSUMS)
-    return {path.name: zlib.crc32(path.read_bytes()) for path in files}
+    return {path.name: disk.crc32(path) for path in files}
 
 
 def _scratch(folder: pathlib.Path) -> pathlib.Path:

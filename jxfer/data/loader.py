@@ -1,10 +1,10 @@
 """Batches of pixels, by Grain: shuffled for training, in order and padded for evaluation.
 
-Last of the data files. Batches are NumPy, on the host. The examples of a training batch, their
-order and their augmentation are a pure function of (seed, step), whatever the number of threads or
-hosts: to resume, start at the next step. Only mixing, which pairs the examples of one host, depends
-on the number of hosts. Decoding runs in threads, because OpenCV and Pillow release the GIL, and
-processes take seconds to start.
+After `mixing` and `sampling`, before `kept`. Batches are NumPy, on the host. The examples of a
+training batch, their order and their augmentation are a pure function of (seed, step), whatever the
+number of threads or hosts: to resume, start at the next step. Only mixing, which pairs the examples
+of one host, depends on the number of hosts. Decoding runs in threads, because OpenCV and Pillow
+release the GIL, and processes take seconds to start.
 """
 
 import dataclasses

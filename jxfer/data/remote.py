@@ -1,9 +1,10 @@
 """`gs://` addresses: what a bucket holds, and its objects.
 
-After `errors`, before all that reads data, weights or runs. Google's own client does the talking
-(extra `gcs`): it finds the credentials of the machine, `gcloud` or $GOOGLE_APPLICATION_CREDENTIALS,
-compares checksums, and honours $STORAGE_EMULATOR_HOST. TensorStore, which Orbax brings along, lists
-a bucket that it may not read as empty, so it is not what reads buckets here.
+Before `copies`, and all that reads data, weights or runs in a bucket. Google's own client does the
+talking (extra `gcs`): it finds the credentials of the machine, `gcloud` or
+$GOOGLE_APPLICATION_CREDENTIALS, compares checksums, and honours $STORAGE_EMULATOR_HOST.
+TensorStore, which Orbax brings along, lists a bucket that it may not read as empty, so it is not
+what reads buckets here.
 """
 
 import concurrent.futures
@@ -68,7 +69,7 @@ def shown(place: Place) -> str:
 def refuse(place: Place, option: str) -> None:
     """Raises UserError if a place is an address where only a folder of this machine will do."""
     if found := address(place):
-        raise UserError(f"{option} {found}: it takes a folder of this machine")
+        raise UserError(f"{option} {found}: it takes a folder of this machine; name one")
 
 
 def listing(where: str) -> dict[str, Object]:
@@ -93,7 +94,9 @@ def listing(where: str) -> dict[str, Object]:
     found.pop("", None)
     for name in found:
         if {"", ".", ".."} & set(name.removesuffix("/").split("/")):
-            raise UserError(f"{where}: the object {name!r} has a name that no file can have")
+            raise UserError(
+                f"{where}: the object {name!r} has a name that no file can have; rename it"
+            )
     return dict(sorted(found.items(), key=lambda item: item[0].split("/")))
 
 
@@ -113,8 +116,16 @@ def read(where: str) -> bytes | None:
             return None
 
 
-def write(where: str, content: bytes | pathlib.Path) -> None:
+def write(where: str, content: bytes | pathlib.Path, *, new: bool = False) -> bool:
     """Makes an object of bytes or of a file, whole or not at all, checksum verified.
+
+    Args:
+      where: the object's address.
+      content: its bytes.
+      new: leave alone what another process, of any machine, has put there; the storage decides.
+
+    Returns:
+      False where there was one and `new` is on. As requests are repeated, it may be one's own.
 
     Raises:
       UserError: it cannot be written.
@@ -122,13 +133,21 @@ def write(where: str, content: bytes | pathlib.Path) -> None:
     """
     bucket, path = _split(where)
     options: dict[str, Any] = {"timeout": _TIMEOUT, "retry": _retry(), "checksum": "auto"}
+    if new:
+        options["if_generation_match"] = 0  # of an object that is not there
     with _answered(where):
         blob = _bucket(bucket).blob(path)
         kind = "application/octet-stream"
-        if isinstance(content, bytes):
-            blob.upload_from_string(content, content_type=kind, **options)
-        else:
-            blob.upload_from_filename(str(content), content_type=kind, **options)
+        try:
+            if isinstance(content, bytes):
+                blob.upload_from_string(content, content_type=kind, **options)
+            else:
+                blob.upload_from_filename(str(content), content_type=kind, **options)
+        except _errors().PreconditionFailed:
+            if not new:
+                raise
+            return False
+    return True
 
 
 def delete(where: str, names: Iterable[str]) -> None:

@@ -45,12 +45,12 @@ class AdaptConfig:
     def __post_init__(self) -> None:
         choices.check(self, "--adapt.")
         if not 0 <= self.weight < math.inf:
-            raise UserError(f"{option('weight')} {self.weight:g}: it must be at least 0")
+            raise UserError(f"--adapt.weight {self.weight:g}: it must be at least 0")
         if not 0 < self.temperature < math.inf:
-            raise UserError(f"{option('temperature')} {self.temperature:g}: it must be above 0")
+            raise UserError(f"--adapt.temperature {self.temperature:g}: it must be above 0")
         if self.acts and self.target is None:
             raise UserError(
-                f"{option('method')} {self.method} needs {option('target')}, "
+                f"--adapt.method {self.method} needs --adapt.target, "
                 "the data spec of the unlabelled target"
             )
         for name, applies in (
@@ -61,9 +61,9 @@ class AdaptConfig:
             ("temperature", self.method == "mcc"),
         ):
             if getattr(self, name) != type(self).__dataclass_fields__[name].default and not applies:
+                option = choices.option("--adapt.", name)
                 raise UserError(
-                    f"{option(name)} does nothing under {option('method')} {self.method}; "
-                    "leave it out"
+                    f"{option} does nothing under --adapt.method {self.method}; leave it out"
                 )
 
     @property
@@ -80,11 +80,6 @@ class AdaptConfig:
     def is_adversarial(self) -> bool:
         """Whether a discriminator of the domains trains beside the network."""
         return self.method in ("dann", "cdan")
-
-
-def option(name: str) -> str:
-    """The command line's name of a field: `target` -> `--adapt.target`."""
-    return f"--adapt.{name.replace('_', '-')}"
 
 
 def coral(source: jax.Array, target: jax.Array) -> jax.Array:
@@ -164,7 +159,7 @@ def mmd(source: jax.Array, target: jax.Array) -> jax.Array:
 def _check_batches(method: Method, source: jax.Array, target: jax.Array) -> None:
     if min(len(source), len(target)) < 2:
         raise UserError(
-            f"{option('method')} {method} needs at least 2 images of each domain in a batch, "
+            f"--adapt.method {method} needs at least 2 images of each domain in a batch, "
             f"not {len(source)} and {len(target)}; raise --batch-size"
         )
 

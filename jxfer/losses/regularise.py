@@ -5,12 +5,14 @@ All work in float32.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 
+from jxfer import choices
 from jxfer.errors import UserError
 
 
@@ -37,20 +39,16 @@ class RegulariseConfig:
     """For bss: how many singular values it shrinks, from the smallest on."""
 
     def __post_init__(self) -> None:
+        option = functools.partial(choices.option, "--regularise.")
         for name in ("l2_sp", "l2_sp_head", "delta", "co_tuning", "bss"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{option(name)} {getattr(self, name):g}: it must be at least 0")
         if self.bss_k < 1:
-            raise UserError(f"{option('bss_k')} {self.bss_k}: it must be at least 1")
+            raise UserError(f"--regularise.bss-k {self.bss_k}: it must be at least 1")
         for name, needed in (("l2_sp_head", "l2_sp"), ("bss_k", "bss")):
             default = type(self).__dataclass_fields__[name].default
             if getattr(self, name) != default and not getattr(self, needed):
                 raise UserError(f"{option(name)} goes with {option(needed)}; leave it out")
-
-
-def option(name: str) -> str:
-    """The command line's name of a field: `l2_sp` -> `--regularise.l2-sp`."""
-    return f"--regularise.{name.replace('_', '-')}"
 
 
 def half_square(leaves: Iterable[jax.Array]) -> jax.Array:
@@ -114,7 +112,7 @@ def batch_spectral_shrinkage(features: jax.Array, k: int = 1) -> jax.Array:
     if k > min(features.shape):
         examples, channels = features.shape
         raise UserError(
-            f"{option('bss_k')} {k}: {examples} examples of {channels} features have "
+            f"--regularise.bss-k {k}: {examples} examples of {channels} features have "
             f"{min(features.shape)} singular values; lower it"
         )
     features = features.astype(jnp.float32)

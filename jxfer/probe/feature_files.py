@@ -25,12 +25,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jxfer import sealed
+from jxfer import disk, sealed
 from jxfer.data.readers import Source, images_sha256
 from jxfer.errors import UserError
 from jxfer.json_fields import decode, parse
 from jxfer.probe.features import Form
-from jxfer.train.feature_store import file_crc32
 from jxfer.zoo.card import Card
 
 MANIFEST = "features.json"
@@ -131,7 +130,7 @@ def load(folder: pathlib.Path) -> Features:
     for name, crc in manifest.crc32.items():
         path = folder / name
         try:
-            if file_crc32(path, path.stat().st_size) != crc:
+            if disk.crc32(path) != crc:
                 raise _damaged(path)
             arrays[path.stem] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:

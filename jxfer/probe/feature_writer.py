@@ -19,13 +19,12 @@ from typing import Any
 import filelock
 import numpy as np
 
-from jxfer import sealed, trees
+from jxfer import disk, sealed, trees
 from jxfer.data.readers import Source
 from jxfer.errors import UserError
 from jxfer.json_fields import parse
 from jxfer.probe.feature_files import DTYPE, MANIFEST, PROGRESS, Manifest, load
-from jxfer.train.feature_store import file_crc32
-from jxfer.train.run_folder import changes, write_json
+from jxfer.train.run_folder import changes
 from jxfer.zoo import store
 
 _LOCK = ".lock"
@@ -144,7 +143,7 @@ class _Parts:
             with self._part(name).open("wb") as file:
                 np.save(file, array, allow_pickle=False)
                 _sync(file)
-            self._crc[name] = file_crc32(self._part(name), self._part(name).stat().st_size)
+            self._crc[name] = disk.crc32(self._part(name))
         for name in self._crc:
             self._part(name).replace(self._whole(name))
         _sync_folder(self._folder)
@@ -156,7 +155,7 @@ class _Parts:
             jxfer_version=store.own_version(),
             crc32={self._whole(name).name: crc for name, crc in self._crc.items()},
         )
-        write_json(self._folder / MANIFEST, sealed.seal(dataclasses.asdict(manifest)))
+        disk.write_json(self._folder / MANIFEST, sealed.seal(dataclasses.asdict(manifest)))
         _sync_folder(self._folder)
         (self._folder / PROGRESS).unlink()
 
@@ -187,14 +186,14 @@ class _Parts:
             if whole.exists():  # killed between the renames at the end
                 whole.replace(part)
             size = len(header) + rows * row_bytes[name]
-            if not part.exists() or file_crc32(part, size) != crc.get(name):
+            if not part.exists() or disk.crc32(part, size) != crc.get(name):
                 _log.warning("%s is damaged; starting at the first row", part)
                 return none
         return rows, crc
 
     def _save_progress(self) -> None:
         found = {**self._identity, "rows": self.rows, "crc32": self._crc}
-        write_json(self._folder / PROGRESS, sealed.seal(found))
+        disk.write_json(self._folder / PROGRESS, sealed.seal(found))
 
     def _whole(self, name: str) -> pathlib.Path:
         return self._folder / f"{name}.npy"

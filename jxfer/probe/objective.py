@@ -1,7 +1,6 @@
 """The objective of a linear classifier: softmax regression, or linear SVMs one against rest.
 
-First of the probes, before `solver`. At one strength, over a kernel W [D, K] and a bias b [K],
-it is
+Before `solver` in the flow. At one strength, over a kernel W [D, K] and a bias b [K], it is
 
     sum_i w_i loss(W^T z_i + b, y_i) / sum_i w_i + strength / 2 * (|W|^2 + p |b|^2)
 

@@ -1,7 +1,8 @@
 """What a classifier's probabilities on labelled examples say of it.
 
-First of the report, and pure: NumPy in, figures out. Everywhere `probabilities` is [N, K] with rows
-that sum to 1, `labels` and `predicted` are integers [N] below K, and N is at least 1.
+Before `run_results` in the flow, and pure: NumPy in, figures out. Everywhere `probabilities` is
+[N, K] with rows that sum to 1, `labels` and `predicted` are integers [N] below K, and N is at
+least 1.
 """
 
 import dataclasses

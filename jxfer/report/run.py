@@ -1,6 +1,6 @@
 """The report of a single run: how it learned, what it got right, and what it took for what.
 
-Last of the run's report in the flow: it puts tables, charts and images where they belong.
+After `run_raw_tables` in the flow: it puts tables, charts and images where they belong.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """The report of a sweep: what `jxfer ablate` found, as Markdown, LaTeX, CSV, figures and a page.
 
-Last of the sweep's report in the flow: it puts tables and charts where they belong.
+After `sweep_charts` in the flow: it puts tables and charts where they belong.
 """
 
 import pathlib

@@ -1,6 +1,6 @@
 """The charts of a sweep's report, from its results.
 
-After `results` and `chart` in the flow; `page` shows them and `figures` draws them.
+After `chart` and `sweep_tables`, before `sweep`, which shows them on its page and as figures.
 """
 
 import itertools

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jxfer.errors import UserError
 from jxfer.losses import adaptation as losses
 from jxfer.losses import adversarial
-from jxfer.losses.adaptation import AdaptConfig, option
+from jxfer.losses.adaptation import AdaptConfig
 from jxfer.models.network import POOLED
 from jxfer.models.registry import Model
 from jxfer.train.parallel import AXIS
@@ -135,12 +135,12 @@ def check(phases: Sequence[Adaptation], strategy: str, micro_batch: int) -> None
     method = phases[0].config.method
     if method in ("coral", "dan") and micro_batch < 2:
         raise UserError(
-            f"{option('method')} {method} needs at least 2 images of each domain at once: raise "
+            f"--adapt.method {method} needs at least 2 images of each domain at once: raise "
             "--batch-size, or lower --accumulate"
         )
     if phases[0].config.has_term and not any(phase.acts for phase in phases):
         raise UserError(
-            f"{option('method')} {method} under {strategy}: the backbone is frozen, so no feature "
+            f"--adapt.method {method} under {strategy}: the backbone is frozen, so no feature "
             "can change; use another method, or let a stage train"
         )
 

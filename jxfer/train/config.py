@@ -70,13 +70,13 @@ class TrainConfig:
         choices.check(self, "--")
         for path, value in trees.flatten(dataclasses.asdict(self)).items():
             if isinstance(value, float) and not math.isfinite(value):
-                option = path.replace("/", ".").replace("_", "-")
-                raise UserError(f"--{option} {value:g}: it must be a finite number")
+                option = choices.option("--", path.replace("/", "."))
+                raise UserError(f"{option} {value:g}: it must be a finite number")
         positive = ("epochs", "batch_size", "eval_every", "log_every", "checkpoint_every")
         for name in (*positive, "accumulate", "patience"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise UserError(f"--{name.replace('_', '-')} {value:g}: it must be above 0")
+                raise UserError(f"{choices.option('--', name)} {value:g}: it must be above 0")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise UserError(f"--ema-decay {self.ema_decay:g}: it must be above 0 and below 1")
         if self.seed < 0:

@@ -1,6 +1,6 @@
 """Rows of features that are computed once: in memory, or in a folder that runs share.
 
-After `config` of the data in the flow; knows nothing of models. Rows are filled in order. On disk
+After `feature_room` in the flow; knows nothing of models. Rows are filled in order. On disk
 an entry is `cache_dir()/features/KEY/`, where KEY is the hash of all that decides the values:
 
     features.bin    the rows, one after another, without a header
@@ -10,22 +10,18 @@ an entry is `cache_dir()/features/KEY/`, where KEY is the hash of all that decid
 
 Anything else about the key gives another folder, so an entry is never stale. A kill leaves
 `features.part`, which the next run that needs it takes up. Removing an entry that another process
-reads is safe: the file, and its room on the disk, live on until that process closes it.
-
-Two locks: that of an entry is held by whoever fills or removes it; that of the root, never for
-long, by whoever counts, removes, reserves or renames. Who holds the root's waits for no other.
+reads is safe: the file, and its room on the disk, live on until that process closes it. The locks,
+and the bound on the room of all entries, are those of `feature_room`.
 """
 
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import logging
 import math
 import os
 import pathlib
-import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
@@ -34,20 +30,14 @@ import filelock
 import jax.numpy as jnp
 import numpy as np
 
-from jxfer import choices
-from jxfer.data.embedded import cache_dir
+from jxfer import choices, disk
 from jxfer.errors import DiskError, UserError
+from jxfer.train import feature_room
 
 _log = logging.getLogger("jxfer")
-_PIECE = 1 << 24  # bytes per read when a checksum is taken
-_PATIENCE = 600  # seconds that another process may take to check an entry
 
 RowsFrom = Callable[[int], Iterable[np.ndarray]]
 """What computes an entry: blocks [n, ...] of rows from a row on, in order."""
-
-
-class NoRoom(UserError):
-    """The store is full of what other processes are computing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,13 +126,13 @@ def on_disk(key: dict[str, Any], form: Form, rows_from: RowsFrom, max_bytes: flo
       max_bytes: of all entries together, those that are being filled at their whole size.
 
     Raises:
-      NoRoom: with the entries that other processes are filling the rows are more than `max_bytes`.
-      UserError: the rows alone are.
+      UserError: the rows are more than `max_bytes`, alone or (`feature_room.NoRoom`) with the
+        entries that other processes are filling.
       DiskError: the folder cannot be written.
     """
     identity = {"key": key, **dataclasses.asdict(form)}
     text = json.dumps(identity, sort_keys=True)
-    root = cache_dir() / "features"
+    root = disk.cache_dir() / "features"
     folder = root / hashlib.sha256(text.encode()).hexdigest()[:32]
     with _own_errors(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -175,13 +165,8 @@ def _own_errors(root: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-def _lock(folder: pathlib.Path) -> filelock.BaseFileLock:
-    # Beside the folder, which goes when the entry is removed.
-    return filelock.FileLock(folder.with_suffix(".lock"))
-
-
 def _acquire(folder: pathlib.Path) -> filelock.BaseFileLock:
-    lock = _lock(folder)
+    lock = feature_room.lock(folder)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -195,7 +180,7 @@ def _is_whole(folder: pathlib.Path, form: Form) -> bool:
         entry = json.loads((folder / "entry.json").read_text())
         if (folder / "features.bin").stat().st_size != form.bytes:
             return False
-        return bool(file_crc32(folder / "features.bin", form.bytes) == entry["crc32"])
+        return bool(disk.crc32(folder / "features.bin", form.bytes) == entry["crc32"])
     except (OSError, ValueError, KeyError):
         return False
 
@@ -206,20 +191,20 @@ def _fill(
     root, part = folder.parent, folder / "features.part"
     with _own_errors(root):
         filled, crc = _known_whole(folder, form)
-        _reserve(folder, form, max_bytes)
+        feature_room.reserve(folder, form.bytes, max_bytes)
         file = part.open("r+b", buffering=0)  # so that nothing is left to write when it closes
     with file:
         file.seek(filled * form.row_bytes)
         for block in rows_from(filled):
             with _own_errors(root):
                 data = np.ascontiguousarray(block, form.numpy_dtype).tobytes()
-                _write(file, data)
+                disk.append(file.fileno(), data)
                 filled, crc = filled + len(block), zlib.crc32(data, crc)
                 _write_json(folder / "filled.json", {"rows": filled, "crc32": crc})
     assert filled == form.rows
     with _own_errors(root):
         _write_json(folder / "entry.json", {**identity, "crc32": crc})
-        with _lock(root):
+        with feature_room.lock(root):
             part.replace(folder / "features.bin")
         (folder / "filled.json").unlink()
 
@@ -229,93 +214,11 @@ def _known_whole(folder: pathlib.Path, form: Form) -> tuple[int, int]:
     try:
         filled = json.loads((folder / "filled.json").read_text())
         rows, crc = int(filled["rows"]), int(filled["crc32"])
-        if rows <= form.rows and file_crc32(folder / "features.part", rows * form.row_bytes) == crc:
+        if rows <= form.rows and disk.crc32(folder / "features.part", rows * form.row_bytes) == crc:
             return rows, crc
     except (OSError, ValueError, KeyError):
         pass
     return 0, 0
-
-
-def _reserve(folder: pathlib.Path, form: Form, max_bytes: float) -> None:
-    """Makes `features.part`, at its whole size; what it held stays.
-
-    Removes other entries, those not used for longest first, until it fits.
-    """
-    root, needed = folder.parent, form.bytes
-    if needed > max_bytes:
-        raise UserError(
-            f"the features take {needed / 1e9:.3g} GB, more than --cache.max-gb "
-            f"{max_bytes / 1e9:g}: raise it, or use --cache.mode off"
-        )
-    while True:
-        with _lock(root):
-            sizes, locked = _make_room(root, folder, max_bytes - needed)
-            if sizes <= max_bytes - needed:
-                folder.mkdir(exist_ok=True)
-                (folder / "features.bin").unlink(missing_ok=True)
-                with (folder / "features.part").open("ab") as file:
-                    file.truncate(needed)
-                return
-        # Whole entries are locked for as long as they are checked: then they can go.
-        checked = [entry for entry in locked if not (entry / "features.part").exists()]
-        if not checked:
-            raise NoRoom(
-                f"{root}: other processes are filling {sizes / 1e9:.3g} GB; raise "
-                "--cache.max-gb, or wait for them"
-            )
-        with _lock(checked[0]).acquire(timeout=_PATIENCE):
-            pass
-
-
-def _make_room(
-    root: pathlib.Path, own: pathlib.Path, room: float
-) -> tuple[int, list[pathlib.Path]]:
-    """Removes entries but `own`, those not used for longest first, until `room` holds the rest.
-
-    Returns:
-      (bytes of the rest; entries that another process locks).
-    """
-    sizes = {entry: _size(entry) for entry in root.iterdir() if entry.is_dir() and entry != own}
-    locked = []
-    for entry in sorted(sizes, key=_last_use):
-        if sum(sizes.values()) <= room:
-            break
-        try:
-            with _lock(entry).acquire(timeout=0):
-                shutil.rmtree(entry)
-                del sizes[entry]
-        except filelock.Timeout:
-            locked.append(entry)
-    return sum(sizes.values()), locked
-
-
-def _size(entry: pathlib.Path) -> int:
-    """Bytes of the rows. The other files are small, and come and go while an entry is filled."""
-    return sum(
-        (entry / name).stat().st_size
-        for name in ("features.bin", "features.part")
-        if (entry / name).exists()
-    )
-
-
-def _last_use(folder: pathlib.Path) -> float:
-    entry = folder / "entry.json"
-    return (entry if entry.exists() else folder).stat().st_mtime
-
-
-def file_crc32(path: pathlib.Path, size: int) -> int:
-    """CRC-32 of the first `size` bytes of a file; -1 if it is shorter."""
-    crc, left = 0, size
-    with path.open("rb") as file:
-        while left and (piece := file.read(min(left, _PIECE))):
-            crc, left = zlib.crc32(piece, crc), left - len(piece)
-    return -1 if left else crc
-
-
-def _write(file: io.FileIO, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[file.write(left) :]
 
 
 def _write_json(path: pathlib.Path, values: Any) -> None:

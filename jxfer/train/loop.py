@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jxfer import sealed
+from jxfer import disk, sealed
 from jxfer.errors import UserError
 from jxfer.train import config as configs
 from jxfer.train import fit, hosts, parallel, run_folder, summary
@@ -233,6 +233,6 @@ def _finish(
     store.save(run.folder / "model", card, verdict.variables, overwrite=True)
     timing = summary.timing(run.seconds, whole.lap(), taken, run.config.batch_size)
     timing["metrics"] = progress.get("metrics")
-    run_folder.write_json(run.folder / "timing.json", sealed.seal(timing))
-    run_folder.write_json(run.folder / "summary.json", sealed.seal(result))
+    disk.write_json(run.folder / "timing.json", sealed.seal(timing))
+    disk.write_json(run.folder / "summary.json", sealed.seal(result))
     return result

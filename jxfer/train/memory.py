@@ -1,6 +1,6 @@
 """Memory: what there is, and what a compiled program takes of it.
 
-Before `prefix` in the flow.
+Before `fit` in the flow.
 """
 
 from typing import Any

@@ -22,8 +22,8 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from jxfer import disk
 from jxfer.data import copies, remote
-from jxfer.data.embedded import cache_dir
 from jxfer.errors import UserError
 
 MARKER = "mirror.json"
@@ -56,7 +56,7 @@ def mirrored(run: remote.Place, *, every: float = 30.0) -> Iterator[pathlib.Path
     if address.count("/") < 3:
         raise UserError(f"{address} is a whole bucket; a run is gs://BUCKET/PATH")
     key = hashlib.sha256(address.encode()).hexdigest()[:16]
-    place = cache_dir() / "gs" / "runs" / key
+    place = disk.cache_dir() / "gs" / "runs" / key
     with copies.locked(place, wait=False):
         sender = _Sender(address, place)
         sender.begin()
@@ -220,13 +220,21 @@ class _Sender:
         """
         marker = self._read_marker()
         if (marker["writer"] if marker else None) != self._claimed:
-            raise UserError(
-                f"{self._address}: another machine trains this run by now; end one of the two"
-            )
+            raise self._not_ours()
         if self._claimed != self._own:
-            self._write_marker(self._checkpoints)
+            # Where there is none the storage takes one of all that come. A run that was there is
+            # read, then written.
+            if not self._write_marker(self._checkpoints, new=marker is None):
+                marker = self._read_marker()
+                if marker is None or marker["writer"] != self._own:
+                    raise self._not_ours()
             (self._place / _WRITER).write_text(self._own)
             self._claimed = self._own
+
+    def _not_ours(self) -> UserError:
+        return UserError(
+            f"{self._address}: another machine trains this run by now; end one of the two"
+        )
 
     def _read_marker(self) -> dict[str, Any] | None:
         content = remote.read(f"{self._address}/{MARKER}")
@@ -238,10 +246,14 @@ class _Sender:
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{self._address}/{MARKER} is damaged; take a new address") from None
 
-    def _write_marker(self, checkpoints: set[str]) -> None:
+    def _write_marker(self, checkpoints: set[str], *, new: bool = False) -> bool:
+        """Whether it was written, as `remote.write` says."""
         marker = {"writer": self._own, "checkpoints": sorted(checkpoints, key=int)}
-        remote.write(f"{self._address}/{MARKER}", json.dumps(marker).encode())
+        content = json.dumps(marker).encode()
+        if not remote.write(f"{self._address}/{MARKER}", content, new=new):
+            return False
         self._checkpoints = checkpoints
+        return True
 
 
 def _is_step(path: pathlib.Path) -> bool:

@@ -1,9 +1,8 @@
 """The frozen-prefix cache: what a frozen part puts out never changes, so it is computed once.
 
-After `feed` in the flow. Where a phase freezes the network from its first stage on, with the
-norms on their stored averages, the output of that prefix is a fixed function of the pixels. It is
-computed for every view of every training example and for the validation split, and the steps of
-the phase begin after it. The order of the examples is that of the run without a cache.
+After `prefix_choice` in the flow, which says where there is one. The output is computed for every
+view of every training example and for the validation split, and the steps of the phase begin after
+it. The order of the examples is that of the run without a cache.
 
 Exactness: rows are computed by the forward pass of the whole network, in float32, so the steps see
 what they would have computed but for the compiler's choices: XLA may fuse the operations around
@@ -17,146 +16,31 @@ import functools
 import json
 import logging
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jxfer import machine, trees
+from jxfer import trees
 from jxfer.data import loader
 from jxfer.data.readers import images_sha256
 from jxfer.data.sources import Source, Splits
 from jxfer.data.transforms import AugmentConfig
-from jxfer.errors import DiskError, UserError
-from jxfer.train import feature_store, parallel, program, step
+from jxfer.errors import DiskError
+from jxfer.train import feature_room, feature_store, parallel, program, step
 from jxfer.train.config import TrainConfig
 from jxfer.train.evaluate import Evaluator, one_late
 from jxfer.train.feature_store import Form
 from jxfer.train.feed import of_target, with_target
 from jxfer.train.metrics import Evaluation
+from jxfer.train.prefix_choice import Choice
 from jxfer.train.state import Plan
 from jxfer.trees import Tree
 
 _log = logging.getLogger("jxfer")
 _NO_CHANGE = AugmentConfig()
 _digests: weakref.WeakKeyDictionary[Source, str] = weakref.WeakKeyDictionary()
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """What is cached in a phase, or why nothing is."""
-
-    plan: Plan
-    output: str | None
-    """The stage, or `pooled`, whose output is kept; None: nothing is."""
-    reason: str = ""
-    """Why nothing is."""
-    train: Form | None = None
-    val: Form | None = None
-    target: Form | None = None
-    """Of the unlabelled images, where a method of adaptation acts."""
-    views: int = 1
-    """Views of each training example."""
-    passes: float = 0.0
-    """Of the phase over the training split, or over the target where that is larger."""
-
-    @property
-    def bytes(self) -> int:
-        return sum(form.bytes for form in (self.train, self.val, self.target) if form)
-
-    def describe(self) -> str:
-        """One line for the start-up table."""
-        if self.output is None:
-            return f"no prefix cache in {self.plan.phase.name}: {self.reason}"
-        whole, prefix = (_forward_flops(self.plan, name) for name in ("logits", self.output))
-        return (
-            f"prefix cache in {self.plan.phase.name}: the output of {self.output}, "
-            f"{self.bytes / 1e6:,.1f} MB; {self.views} of {self.passes:.3g} passes over the "
-            f"training split decode images and run the frozen part, {prefix / whole:.0%} of the "
-            "forward pass"
-        )
-
-
-def choose_all(
-    plans: Sequence[Plan], config: TrainConfig, splits: Splits, target: Source | None = None
-) -> list[Choice]:
-    """What each phase caches.
-
-    Args:
-      target: the unlabelled images of a run that adapts.
-
-    Raises:
-      UserError: --cache.mode asks for a cache where there can be none.
-    """
-    choices = [choose(plan, config, splits, target) for plan in plans]
-    if config.cache.is_explicit and not any(choice.output for choice in choices):
-        raise UserError(
-            f"--cache.mode {config.cache.mode} under {config.strategy.name}: {choices[0].reason}; "
-            "leave it out"
-        )
-    return choices
-
-
-def choose(plan: Plan, config: TrainConfig, splits: Splits, target: Source | None = None) -> Choice:
-    """Decides what a phase caches, from what is known before it starts.
-
-    Args:
-      target: see `choose_all`.
-
-    Raises:
-      UserError: --cache.mode asks for a cache, and the prefix that the phase freezes can have none.
-    """
-    cache, views = config.cache, config.augment.distinct_views
-    most = len(splits.train)
-    if target is not None and plan.adaptation.acts:
-        most = max(most, len(target))
-    passes = plan.total_steps * config.batch_size / most
-    choice = functools.partial(Choice, plan, None)
-    if cache.mode == "off":
-        return choice("it is off")
-    if plan.prefix is None:
-        return choice("the first stage trains")
-    refusal = ""
-    if config.augment.mixes:
-        refusal = "mixing makes new images each time"
-    elif views is None:
-        refusal = "each epoch draws new views; --augment.views K would repeat K of them"
-    elif jax.process_count() > 1:
-        refusal = "there are several hosts"
-    elif not cache.is_explicit and passes < 2 * views:
-        return choice("too few passes over the same pixels")
-    if refusal and cache.is_explicit:
-        raise UserError(f"--cache.mode {cache.mode}: {refusal}; leave it out")
-    if refusal or views is None:
-        return choice(refusal)
-    size = plan.preprocessing.size
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    shape = jax.eval_shape(_forward(plan, plan.prefix), plan.model.shapes(), image).shape[1:]
-    unlabelled = None
-    if target is not None and plan.adaptation.acts:
-        unlabelled = Form(views * len(target), shape, cache.dtype)
-    found = Choice(
-        plan,
-        plan.prefix,
-        train=Form(views * len(splits.train), shape, cache.dtype),
-        val=Form(len(splits.val), shape, cache.dtype),
-        target=unlabelled,
-        views=views,
-        passes=passes,
-    )
-    needs = f"the features take {found.bytes / 1e9:.3g} GB, more than"
-    if found.bytes > cache.max_bytes:
-        if cache.is_explicit:
-            raise UserError(
-                f"{needs} --cache.max-gb {cache.max_gb:g}: raise it, or use --cache.mode off"
-            )
-        return choice(f"{needs} --cache.max-gb")
-    # Of all memory, not of what is free just now: a resumed run must choose the same.
-    if cache.mode == "auto" and found.bytes > machine.memory_bytes() / 2:
-        return choice(f"{needs} half of this machine's memory; --cache.mode disk would keep them")
-    return found
 
 
 class PrefixCache:
@@ -275,7 +159,7 @@ class PrefixCache:
         max_bytes = config.cache.max_bytes
         try:
             return feature_store.on_disk(json.loads(json.dumps(key)), form, rows_from, max_bytes)
-        except (feature_store.NoRoom, DiskError) as error:
+        except (feature_room.NoRoom, DiskError) as error:
             if config.cache.mode != "shared":
                 raise
             _log.warning("%s; here they are kept in memory", error)
@@ -296,20 +180,6 @@ def _prefix(plan: Plan, variables: Tree) -> Tree:
         kind: {stage: tree[stage] for stage in stages if stage in tree}
         for kind, tree in variables.items()
     }
-
-
-def _forward(plan: Plan, output: str) -> Any:
-    return lambda variables, images: plan.model.apply(variables, images)[0][output]
-
-
-def _forward_flops(plan: Plan, output: str) -> float:
-    """Of one image, before XLA optimises; the ratio of two is what the cache saves."""
-    size = plan.preprocessing.size
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    lowered = jax.jit(_forward(plan, output)).lower(plan.model.shapes(), image)
-    cost = lowered.cost_analysis()
-    assert cost is not None
-    return float(cost["flops"])
 
 
 def _digest(source: Source) -> str:

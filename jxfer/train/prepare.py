@@ -11,7 +11,7 @@ from jxfer import trees
 from jxfer.data import kept, screen
 from jxfer.data.sources import Splits
 from jxfer.data.targets import Target
-from jxfer.train import parallel, prefix, program
+from jxfer.train import parallel, prefix_choice, program
 from jxfer.train.config import TrainConfig
 from jxfer.train.feed import fingerprint, load_target
 from jxfer.train.judge import Judge
@@ -30,7 +30,7 @@ class Run:
     splits: Splits
     pretrained: Pretrained
     course: Course
-    choices: list[prefix.Choice]
+    choices: list[prefix_choice.Choice]
     """What each phase caches."""
     images: str
     """Which decoded images stay in memory, in words; "" where no step reads any again."""
@@ -78,7 +78,7 @@ def prepare(config: TrainConfig, folder: pathlib.Path, quiet: bool, profile: boo
         train=splits.train,
     )
     target = load_target(config, splits.train.class_names)
-    choices = prefix.choose_all(plans, config, splits, target.train if target else None)
+    choices = prefix_choice.choose_all(plans, config, splits, target.train if target else None)
     images = ""
     if config.epochs > 1 and any(choice.output is None for choice in choices):
         splits, images = kept.keep_images(

@@ -25,8 +25,7 @@ from jax._src import compilation_cache
 from jax._src.compilation_cache_interface import CacheInterface
 from jax._src.lru_cache import LRUCache
 
-from jxfer import machine
-from jxfer.data.embedded import cache_dir
+from jxfer import disk, machine
 from jxfer.errors import UserError
 
 SWITCH = "JXFER_COMPILED"
@@ -82,7 +81,7 @@ def switch_on() -> None:
         raise UserError(f"{SWITCH}={switch}: it must be on or off")
     if switch == "off" or jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
-    folder = cache_dir() / "compiled" / f"{machine.visible_cores()}-cores"
+    folder = disk.cache_dir() / "compiled" / f"{machine.visible_cores()}-cores"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / ".lockfile"):  # JAX's own, held while it writes

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
-from jxfer import trees
+from jxfer import choices, trees
 from jxfer.errors import UserError
 from jxfer.losses import regularise
 from jxfer.losses.classification import mixed_loss
-from jxfer.losses.regularise import RegulariseConfig, option
+from jxfer.losses.regularise import RegulariseConfig
 from jxfer.models.registry import Model
 from jxfer.train.parallel import AXIS
 from jxfer.trees import Tree
@@ -193,7 +193,8 @@ def check(phases: Sequence[Regularisers], strategy: str, batch_size: int) -> Non
     never = set(phases[0].idle).intersection(*(phase.idle for phase in phases))
     for name in sorted(never):
         reason = phases[-1].idle[name]
-        raise UserError(f"{option(name)} under {strategy}: {reason}; leave it out")
+        option = choices.option("--regularise.", name)
+        raise UserError(f"{option} under {strategy}: {reason}; leave it out")
     config, model = phases[0].config, phases[0].model
 
     def shrinkage(variables: Tree, images: jax.Array) -> jax.Array:

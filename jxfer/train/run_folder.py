@@ -4,8 +4,8 @@
 """
 
 import contextlib
+import dataclasses
 import fcntl
-import json
 import os
 import pathlib
 import tempfile
@@ -82,7 +82,25 @@ def open_run(folder: pathlib.Path, config: TrainConfig) -> Iterator[Callable[[],
 def write_config(folder: pathlib.Path, config: TrainConfig) -> None:
     """From here on the folder belongs to this config: call it when the run is about to start."""
     if not (folder / "config.json").exists():
-        write_json(folder / "config.json", sealed.seal(configs.to_dict(config)))
+        disk.write_json(folder / "config.json", sealed.seal(configs.to_dict(config)))
+
+
+def move_weights(folder: pathlib.Path, weights: str) -> None:
+    """Of a run that may have begun: its config calls the weights that it starts from by this name.
+
+    For whoever knows that they are the same, such as a sweep that goes on in another directory.
+
+    Raises:
+      UserError: as `read_config`, where there is a config.
+      DiskError: it cannot be written.
+    """
+    if not (folder / "config.json").exists():
+        return
+    config = read_config(folder)
+    if config.model.weights != weights:
+        model = dataclasses.replace(config.model, weights=weights)
+        config = dataclasses.replace(config, model=model)
+        disk.write_json(folder / "config.json", sealed.seal(configs.to_dict(config)))
 
 
 def read_config(folder: pathlib.Path) -> TrainConfig:
@@ -119,21 +137,6 @@ def read_timing(folder: pathlib.Path) -> dict[str, Any]:
         folder / "timing.json", "restore it: it cannot be measured again"
     )
     return found
-
-
-def write_json(path: pathlib.Path, values: Any) -> None:
-    """Writes a file as a whole or not at all.
-
-    Raises:
-      DiskError: it cannot be written.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    with disk.writing(path):
-        with temporary.open("w") as file:
-            file.write(json.dumps(values, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
 
 
 def _read_values(folder: pathlib.Path) -> Any:
@@ -175,13 +178,13 @@ def make_folder(folder: pathlib.Path, option: str) -> None:
 
 
 def write_result(path: pathlib.Path, values: Any, option: str) -> None:
-    """As `write_json`, into a folder that an option names.
+    """As `disk.write_json`, into a folder that an option names.
 
     Raises:
       UserError: it cannot be written.
     """
     with _of_option(path.parent, option):
-        write_json(path, values)
+        disk.write_json(path, values)
 
 
 @contextlib.contextmanager

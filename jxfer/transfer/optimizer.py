@@ -73,8 +73,8 @@ class OptimizerConfig:
         }
         for name, (holds, bound) in bounds.items():
             if not holds:
-                option, value = name.replace("_", "-"), getattr(self, name)
-                raise UserError(f"--optimizer.{option} {value}: it must be {bound}")
+                option = choices.option("--optimizer.", name)
+                raise UserError(f"{option} {getattr(self, name)}: it must be {bound}")
         idle = {
             "momentum": self.name != "sgd" and "--optimizer.name adamw",
             "nesterov": (self.name != "sgd" and "--optimizer.name adamw")
@@ -84,8 +84,8 @@ class OptimizerConfig:
         }
         for name, where in idle.items():
             if where and getattr(self, name) != getattr(OptimizerConfig, name):
-                option = name.replace("_", "-")
-                raise UserError(f"--optimizer.{option} does nothing under {where}; leave it out")
+                option = choices.option("--optimizer.", name)
+                raise UserError(f"{option} does nothing under {where}; leave it out")
         if self.layer_decay is not None and self.stage_lrs:
             raise UserError(
                 "--optimizer.layer-decay and --optimizer.stage-lrs both set the rates of the "

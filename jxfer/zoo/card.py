@@ -1,6 +1,6 @@
 """The card of a zoo entry: what travels with the weights.
 
-First of the zoo, before `store`, which reads and writes `card.json`.
+After `source_statistics`, before `store`, which reads and writes `card.json`.
 """
 
 import dataclasses
@@ -13,6 +13,9 @@ from jxfer.errors import UserError
 from jxfer.json_fields import ADDED, decode, parse
 from jxfer.models.heads import HeadConfig
 from jxfer.zoo.source_statistics import ARRAYS, SourceStatistics
+
+ANEW = "copy or import the entry again"
+"""What to do about one that is damaged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +39,15 @@ class Measurement:
 
     def __post_init__(self) -> None:
         if not 0 <= self.correct <= self.n or self.n == 0:
-            raise UserError(f"measured: {self.correct} correct of {self.n} is impossible")
+            raise UserError(
+                f"measured: {self.correct} correct of {self.n} is impossible; give the "
+                "counts of an evaluation"
+            )
         if abs(self.accuracy - self.correct / self.n) > 1e-6:
-            raise UserError(f"measured: accuracy {self.accuracy} is not {self.correct} of {self.n}")
+            raise UserError(
+                f"measured: accuracy {self.accuracy} is not {self.correct} of {self.n}; give "
+                f"{self.correct / self.n:.6g}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +84,7 @@ class Card:
     name: str
     """name of the entry"""
     arch: str
-    """architecture, a name in `jxfer.models.registry.ARCHITECTURES`"""
+    """architecture, a name in `jxfer.models.architectures.ARCHITECTURES`"""
     class_names: tuple[str, ...]
     """classes in the order of the logits; empty if the entry has no head"""
     preprocessing: Preprocessing
@@ -129,7 +138,9 @@ class Card:
         if len(set(self.class_names)) < len(self.class_names):
             names = self.class_names
             twice = sorted({name for name in names if names.count(name) > 1})
-            raise UserError(f"class_names names {twice[0]!r} twice")
+            raise UserError(
+                f"class_names names {twice[0]!r} twice; give each class a name of its own"
+            )
         if self.reported_accuracy is not None and not 0 <= self.reported_accuracy <= 1:
             raise UserError(
                 f"reported_accuracy must be in [0, 1], not {self.reported_accuracy}; "
@@ -151,10 +162,15 @@ class Card:
             return
         ours, theirs = set(self.class_names), set(names)
         if ours == theirs:
-            raise UserError(f"the data lists the classes of {self.name} in another order")
+            told = ", ".join(self.class_names)[:200]
+            raise UserError(
+                f"the data lists the classes of {self.name} in another order; rename the class "
+                f"folders so that they sort as the model has them: {told}"
+            )
         raise UserError(
             f"{self.name} knows {len(ours)} classes and the data has {len(theirs)}; only in the "
-            f"model: {_some(ours - theirs)}; only in the data: {_some(theirs - ours)}"
+            f"model: {_some(ours - theirs)}; only in the data: {_some(theirs - ours)}; "
+            "use data of the model's classes, or train on these"
         )
 
     def as_ancestor(self) -> Ancestor:
@@ -192,12 +208,14 @@ class Card:
         try:
             value = parse(text)
         except ValueError as error:
-            raise UserError(f"{where}: not valid JSON: {error}") from None
+            raise UserError(f"{where}: not valid JSON: {error}; {ANEW}") from None
         card = decode(cls, sealed.bare(value), where)
         try:
             card.to_json().encode()
         except UnicodeEncodeError as error:
-            raise UserError(f"{where}: holds text that is no Unicode: {error.reason}") from None
+            raise UserError(
+                f"{where}: holds text that is no Unicode: {error.reason}; {ANEW}"
+            ) from None
         sealed.unseal(value, where)
         return card
 

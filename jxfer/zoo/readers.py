@@ -34,9 +34,9 @@ def check_kind(path: Path) -> None:
     if is_weights(path):
         return
     if path.is_dir():
-        raise UserError(f"{path}: the folder holds no .npy files")
+        raise UserError(f"{path}: the folder holds no .npy files; name one that does, or a file")
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder")
+        raise UserError(f"{path}: no such file or folder; check the path")
     raise UserError(
         f"{path}: unknown kind of weight file; give {', '.join(_READERS)} or a folder of .npy files"
     )
@@ -85,7 +85,7 @@ def read_tensors(path: str | Path) -> tuple[Tensors, str]:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         tensors = _READERS[path.suffix](path)
     if not tensors:
-        raise UserError(f"{path}: holds no tensors")
+        raise UserError(f"{path}: holds no tensors; save the state dict of a network")
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): array for name, array in tensors.items()}
     return tensors, digest
@@ -97,7 +97,7 @@ def _read_npy_folder(folder: Path) -> tuple[Tensors, str]:
     for file in sorted(folder.glob("*.npy"), key=lambda file: file.name):
         digest.update(os.fsencode(file.name) + b"\0")
         if not file.is_file():  # a pipe never ends
-            raise UserError(f"{file}: no regular file")
+            raise UserError(f"{file}: no regular file; remove it, or put the tensor there")
         try:
             digest.update(file.read_bytes())
             # Mapped first: a header may claim any shape, and reading would allocate it.
@@ -146,25 +146,36 @@ def _read_torch(path: Path) -> Tensors:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
     if not isinstance(loaded, dict):
-        raise UserError(f"{path}: holds a {type(loaded).__name__}, not a state dict")
+        raise UserError(
+            f"{path}: holds a {type(loaded).__name__}, not a state dict; save net.state_dict()"
+        )
     tensors: Tensors = {}
     for name, tensor in loaded.items():
         if not isinstance(tensor, torch.Tensor):
-            raise UserError(f"{path}: {name} is a {type(tensor).__name__}, not a tensor")
+            raise UserError(
+                f"{path}: {name} is a {type(tensor).__name__}, not a tensor; save "
+                "net.state_dict() alone"
+            )
         tensor = tensor.detach()
         if tensor.dtype == torch.bfloat16:  # NumPy has no such type; float32 holds it exactly
             tensor = tensor.float()
         try:
             tensors[str(name)] = tensor.numpy()
         except (TypeError, RuntimeError):  # sparse, quantised, or of a type that NumPy lacks
-            raise UserError(f"{path}: {name} is a {tensor.layout} {tensor.dtype} tensor") from None
+            raise UserError(
+                f"{path}: {name} is a {tensor.layout} {tensor.dtype} tensor; save it "
+                "dense, as float32"
+            ) from None
     return tensors
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
     lines = str(error).strip().splitlines()
     reason = lines[0][:120] if lines else type(error).__name__
-    return UserError(f"{path}: cannot be read as {path.suffix}, damaged or not plain: {reason}")
+    return UserError(
+        f"{path}: cannot be read as {path.suffix}, damaged or not plain: {reason}; "
+        "fetch it again, or save its tensors alone"
+    )
 
 
 _READERS = {

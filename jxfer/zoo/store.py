@@ -1,15 +1,13 @@
 """Zoo entries on disk: a folder with `card.json` and an Orbax checkpoint in `tensors/`.
 
-After `card`, before `transplant`. The only file of the zoo that imports Orbax. Orbax restores
+After `card`, before `zoos`. The only file of the zoo that imports Orbax. Orbax restores
 flipped bits without a word, so two digests in the card guard an entry: one over the checkpoint's
 files, compared before Orbax parses any of them, and one over the arrays that came out.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import importlib.metadata
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,30 +15,17 @@ from typing import Any
 import numpy as np
 
 from jxfer import disk, trees
-from jxfer.data import copies, remote
+from jxfer.data import remote
 from jxfer.errors import UserError, first_line
 from jxfer.models import registry
 from jxfer.models.registry import Model
 from jxfer.trees import Tree
 from jxfer.zoo import whole
-from jxfer.zoo.card import Card
+from jxfer.zoo.card import ANEW, Card
 from jxfer.zoo.report import raise_problems
 
 CARD = "card.json"
 TENSORS = "tensors"
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """An entry that `list_zoo` found."""
-
-    card: Card
-    path: Path
-
-    @property
-    def name(self) -> str:
-        """What `resolve` takes: the folder's name."""
-        return self.path.name
 
 
 def save(folder: str | Path, card: Card, variables: Tree, *, overwrite: bool = False) -> Card:
@@ -112,22 +97,21 @@ def load(folder: str | Path) -> tuple[Card, Tree]:
     card = read_card(folder)
     tensors = folder / TENSORS
     if not tensors.is_dir():
-        raise UserError(f"{tensors}: missing; the entry is not complete")
+        raise UserError(f"{tensors}: missing; the entry is not complete: {ANEW}")
     for file in (tensors, *tensors.rglob("*")):
         if not file.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"{file}: a link out of the entry; copy what it points to")
     if _files_sha256(tensors) != card.files_sha256:
         raise UserError(
-            f"{tensors}: damaged: the files do not match files_sha256 in {CARD}; "
-            "copy or import the entry again"
+            f"{tensors}: damaged: the files do not match files_sha256 in {CARD}; {ANEW}"
         )
     try:
         variables = _read_tensors(tensors)
     except Exception as error:  # Orbax raises many types; whatever it is, the entry is unusable
         reason = first_line(error)[:120]
-        raise UserError(f"{tensors}: cannot be restored: {reason}") from error
+        raise UserError(f"{tensors}: cannot be restored: {reason}; {ANEW}") from error
     if trees.sha256(variables) != card.tensors_sha256:
-        raise UserError(f"{tensors}: the tensors do not match tensors_sha256 in {CARD}")
+        raise UserError(f"{tensors}: the tensors do not match tensors_sha256 in {CARD}; {ANEW}")
     _check_fits(card, variables, str(folder / CARD))
     return card, variables
 
@@ -162,11 +146,14 @@ def read_card(folder: str | Path) -> Card:
     elif path.is_file():
         content = path.read_bytes()
     if content is None:
-        raise UserError(f"{where}: missing; {remote.shown(folder)} is no zoo entry")
+        raise UserError(
+            f"{where}: missing; {remote.shown(folder)} is no zoo entry; jxfer zoo list "
+            "shows what there is"
+        )
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not valid UTF-8: {error.reason}") from None
+        raise UserError(f"{where}: not valid UTF-8: {error.reason}; {ANEW}") from None
     return Card.from_json(text, where)
 
 
@@ -183,87 +170,6 @@ def write_card(folder: str | Path, card: Card) -> None:
         folder / CARD, overwrite=True, kind="card", is_one=lambda path: path.is_file()
     ) as new:
         new.write_text(card.to_json(), encoding="utf-8")
-
-
-def write_place(zoo: str | None = None) -> Path:
-    """The zoo that new entries go to: `zoo`, else $JXFER_ZOO, else the user's own folder."""
-    return Path(zoo or os.environ.get("JXFER_ZOO") or _user_zoo())
-
-
-def search_path(zoo: str | None = None) -> list[Path]:
-    """Zoos in the order of search: `zoo`, $JXFER_ZOO, the user's own, the one that ships.
-
-    Folders that do not exist are left out; the first two may be `gs://` addresses.
-
-    Raises:
-      UserError: `zoo` is given and is no folder.
-    """
-    if zoo and not remote.address(zoo) and not Path(zoo).is_dir():
-        raise UserError(f"--zoo {zoo}: no such folder")
-    named = [Path(place) for place in (zoo, os.environ.get("JXFER_ZOO")) if place]
-    places = [*named, _user_zoo(), _shipped_zoo()]
-    return [place for place in dict.fromkeys(places) if remote.address(place) or place.is_dir()]
-
-
-def resolve(name_or_path: str | Path, zoo: str | None = None) -> Path:
-    """Finds an entry's folder.
-
-    Args:
-      name_or_path: an entry's folder, a run's folder (its `model/` is taken), the `gs://` address
-        of either, or, where no such path exists, the name of an entry in `search_path(zoo)`.
-
-    Returns:
-      A folder of this machine; of an address, a copy.
-
-    Raises:
-      UserError: the path holds no entry, or no zoo knows the name; the message offers near names.
-    """
-    path = copies.local(name_or_path)
-    if path.exists():
-        for folder in (path, path / "model"):
-            if (folder / CARD).is_file():
-                return folder
-        raise UserError(f"{remote.shown(name_or_path)}: holds neither {CARD} nor model/{CARD}")
-    found = _entry_folders(zoo)
-    if str(name_or_path) in found:
-        return copies.local(found[str(name_or_path)])
-    near = difflib.get_close_matches(str(name_or_path), found, n=3) or sorted(found)[:10]
-    searched = ", ".join(map(remote.shown, search_path(zoo))) or "no folder"
-    hint = f"did you mean {', '.join(near)}?" if near else "they hold no entries"
-    raise UserError(f"no path or zoo entry {str(name_or_path)!r} (searched {searched}); {hint}")
-
-
-def list_zoo(zoo: str | None = None) -> list[Entry]:
-    """All entries of the searched zoos by name; of equal names the first zoo's.
-
-    Raises:
-      UserError: a card is invalid.
-    """
-    return [Entry(read_card(path), path) for _, path in sorted(_entry_folders(zoo).items())]
-
-
-def _entry_folders(zoo: str | None) -> dict[str, Path]:
-    folders: dict[str, Path] = {}
-    for place in search_path(zoo):
-        if address := remote.address(place):
-            cards = [place / name for name in remote.listing(address) if name.count("/") == 1]
-            cards = [path for path in cards if path.name == CARD and path.parent.name[0] != "."]
-        else:
-            cards = sorted(place.glob(f"[!.]*/{CARD}"))  # a dot: an unfinished save
-        for card in cards:
-            folders.setdefault(card.parent.name, card.parent)
-    return folders
-
-
-def _user_zoo() -> Path:
-    data = os.environ.get("XDG_DATA_HOME")
-    return (Path(data) if data else Path.home() / ".local" / "share") / "jxfer" / "zoo"
-
-
-def _shipped_zoo() -> Path:
-    package = Path(__file__).resolve().parent.parent
-    packaged = package / "checkpoints"  # in a wheel; in a checkout it lies beside the package
-    return packaged if packaged.is_dir() else package.parent / "checkpoints"
 
 
 def own_version() -> str:

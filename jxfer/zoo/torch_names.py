@@ -11,7 +11,8 @@ import numpy as np
 
 from jxfer import trees
 from jxfer.errors import UserError
-from jxfer.models.registry import Architecture, Model
+from jxfer.models.architectures import Architecture
+from jxfer.models.registry import Model
 from jxfer.trees import Tree
 from jxfer.zoo.report import Report, raise_problems
 from jxfer.zoo.torch_tables import VECTOR, Layout, our_path, table, torch_name
@@ -122,7 +123,7 @@ def _check_head(model: Model) -> None:
     if model.num_classes is not None and model.head.kind != "linear":
         raise UserError(
             f"{model.architecture.name} has one linear layer as its head in PyTorch; this head is "
-            f"of kind {model.head.kind}"
+            f"of kind {model.head.kind}: write it with jxfer zoo export --format stablehlo"
         )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from jxfer.models.alexnet import AlexNetConfig
-from jxfer.models.registry import Architecture
+from jxfer.models.architectures import Architecture
 from jxfer.models.resnet import ResNetConfig
 from jxfer.models.vgg import VGGConfig
 

@@ -8,7 +8,7 @@ in a file name start its sha256.
 import dataclasses
 import importlib.util
 
-from jxfer.data.embedded import cache_dir
+from jxfer import disk
 from jxfer.data.transforms import IMAGENET
 from jxfer.errors import UserError
 from jxfer.zoo import download, imagenet
@@ -108,7 +108,7 @@ def fetch(name: str) -> Published:
     file, resize, accuracy = versions[version]
     url = f"{BASE_URL}/{file}"
     digits = file.removesuffix(".pth").rpartition("-")[2]
-    path = download.fetch(url, cache_dir() / "torchvision" / file, digits)
+    path = download.fetch(url, disk.cache_dir() / "torchvision" / file, digits)
     card = Card(
         name=f"{PREFIX}{arch}.{version}",
         arch=arch,

@@ -37,7 +37,7 @@ def transplant(
 
     Example: the first stages of a ResNet-18 into a ResNet-34.
 
-        card, variables = store.load(store.resolve("resnet18-imagenet"))
+        card, variables = store.load(zoos.resolve("resnet18-imagenet"))
         model = registry.create("resnet34", num_classes=5)
         variables, report = jxfer.transplant(model, card, variables, reuse=["stem", "stage1"])
 

@@ -18,7 +18,7 @@ from jxfer.errors import UserError
 from jxfer.models import registry
 from jxfer.models.registry import Model
 from jxfer.trees import Tree
-from jxfer.zoo import hub, readers, store, torch_names, torchvision
+from jxfer.zoo import hub, readers, store, torch_names, torchvision, zoos
 from jxfer.zoo.card import Card
 from jxfer.zoo.published import Published, local_file
 from jxfer.zoo.report import Report
@@ -65,7 +65,7 @@ def load(name: str, *, arch: str | None = None, zoo: str | None = None) -> Weigh
     published = find(name, arch)
     if published is not None:
         return dataclasses.replace(convert(published), where=name)
-    folder = store.resolve(name, zoo)
+    folder = zoos.resolve(name, zoo)
     card, variables = store.load(folder)
     classes = len(card.class_names) or None
     report = Report(loaded=tuple(trees.flatten(variables)), reinitialised=(), dropped=())

@@ -61,7 +61,7 @@ def test_a_cell_that_was_begun_comes_after_the_rest(declare, sweep_of, tmp_path,
 
     monkeypatch.setattr(Sweep, "run", run)
     sweep.cells.mkdir(parents=True)
-    deadly, *others = (job.key for job in sweep.jobs({}))
+    deadly, *others = (job.key for job in sweep.grid.jobs({}))
     sweep._write(deadly, Record("running", attempts=1))
     worker.work(str(file), False, str(tmp_path / "out"), quiet=True)
     assert taken == [*others, deadly]
@@ -82,7 +82,7 @@ def test_a_cell_that_kills_its_process_does_not_stop_the_rest(declare, sweep_of,
     launch.local(Workers(file, False, tmp_path / "out", jobs=2, quiet=True))
     sweep = sweep_of(file, tmp_path / "out")
     records = sweep.records()
-    found = {(job.arm, job.seed): records[job.key] for job in sweep.jobs(records)}
+    found = {(job.arm, job.seed): records[job.key] for job in sweep.grid.jobs(records)}
     failed = {place: record.failed_measures for place, record in found.items()}
     assert {place for place, why in failed.items() if why} == {("short", 1), ("long", 1)}
     assert "2 processes died of it" in failed["short", 1]["deadly"]

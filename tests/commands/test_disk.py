@@ -19,8 +19,7 @@ import time
 import pytest
 
 from jxfer.commands.main import main
-from jxfer.disk import replace
-from jxfer.train import run_folder
+from jxfer.disk import replace, write_json
 from jxfer.zoo import store
 from tests.commands.runs import files, outcome, start, train
 from tests.train.conftest import ROOT
@@ -187,9 +186,7 @@ def test_a_disk_that_is_full_when_the_last_step_is_done(disk, run, refused, imag
     assert any("/model: cannot" in line for line in met), met
 
 
-@pytest.mark.parametrize(
-    "write", [run_folder.write_json, lambda path, value: replace(path, value.encode())]
-)
+@pytest.mark.parametrize("write", [write_json, lambda path, value: replace(path, value.encode())])
 def test_a_file_on_a_full_disk_stays_what_it_was(write, disk, one_line):
     file = disk.place / "summary.json"
     write(file, "old")

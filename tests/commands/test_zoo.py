@@ -4,8 +4,12 @@ import json
 
 import pytest
 
+from jxfer.commands.main import main as jxfer
 from jxfer.commands.zoo import main
-from jxfer.zoo import store
+from jxfer.data.transforms import CIFAR
+from jxfer.errors import UserError
+from jxfer.zoo import store, zoos
+from jxfer.zoo.card import Card
 from tests.runs import flip_a_bit, largest_file
 
 
@@ -68,6 +72,28 @@ def test_an_empty_zoo(zoo, capsys):
     assert "jxfer zoo import" in capsys.readouterr().out
     main(["list", "--json"])
     assert json.loads(capsys.readouterr().out) == []
+
+
+@pytest.mark.parametrize("json_option", [(), ("--json",)])
+def test_an_invalid_card_hides_no_other_entry(json_option, zoo, capsys, no_zoos):
+    """As `ls` of a file that it cannot read: the others, a line on stderr, and the exit code."""
+    for name in ("first", "last"):
+        (zoo / name).mkdir(parents=True)
+        card = Card(name, "resnet20", ("cat", "dog"), CIFAR)
+        (zoo / name / "card.json").write_text(card.to_json())
+    (zoo / "between").mkdir()
+    (zoo / "between" / "card.json").write_text("{")
+    assert jxfer(["zoo", "list", "--zoo", str(zoo), *json_option]) == 2
+    out, err = capsys.readouterr()
+    if json_option:
+        assert [entry["name"] for entry in json.loads(out)] == ["first", "last"]
+    else:
+        assert [row.split()[0] for row in out.splitlines()] == ["name", "first", "last"]
+    (line,) = err.splitlines()
+    assert f"{zoo}/between/card.json: not valid JSON" in line
+    assert "import the entry again" in line
+    with pytest.raises(UserError, match=r"between/card\.json"):
+        zoos.list_zoo(str(zoo))
 
 
 def test_help(capsys):

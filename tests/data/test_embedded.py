@@ -1,5 +1,4 @@
 import multiprocessing
-import pathlib
 
 import numpy as np
 import pytest
@@ -71,16 +70,6 @@ def test_two_processes_may_prepare_at_once(tmp_path, monkeypatch):
 
 def _count(name: str) -> int:
     return embedded.open_embedded(name).info.splits.total_num_examples
-
-
-def test_cache_folder_follows_the_environment(monkeypatch):
-    monkeypatch.setenv("JXFER_CACHE", "/somewhere")
-    assert embedded.cache_dir() == pathlib.Path("/somewhere")
-    monkeypatch.delenv("JXFER_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert embedded.cache_dir() == pathlib.Path("/xdg/jxfer")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert embedded.cache_dir() == pathlib.Path.home() / ".cache" / "jxfer"
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):

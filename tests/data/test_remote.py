@@ -84,3 +84,11 @@ def test_an_object_that_would_leave_the_folder_is_refused(bucket, monkeypatch, o
     monkeypatch.setattr(remote, "_bucket", lambda _: listed)
     with one_line(URL, "a name that no file can have"):
         remote.listing(f"{URL}/a")
+
+
+def test_what_must_be_new_replaces_nothing(bucket):
+    assert remote.write(f"{URL}/a", b"first", new=True)
+    assert not remote.write(f"{URL}/a", b"second", new=True)
+    assert remote.read(f"{URL}/a") == b"first"
+    assert remote.write(f"{URL}/a", b"third")
+    assert remote.read(f"{URL}/a") == b"third"

@@ -14,7 +14,7 @@ from jxfer.data.transforms import normalise
 from jxfer.models import convolution, registry
 from jxfer.models.heads import HeadConfig
 from jxfer.models.layers import Conv, Dense, adaptive_pool, halving_pool
-from jxfer.zoo import store
+from jxfer.zoo import store, zoos
 
 ROUNDING = 2.0**-8
 KEY = jax.random.key(0)
@@ -110,7 +110,7 @@ def test_a_shipped_networks_logits_are_near_those_in_float32():
     roundings are independent, so 57 of them add up to sqrt(57 / 3) * 2^-8 = 1.7 % of the norm, less
     what the mean over positions evens out. The head's layer is float32 and adds nothing.
     """
-    card, variables = store.load(store.resolve("resnet20-cifar100"))
+    card, variables = store.load(zoos.resolve("resnet20-cifar100"))
     model = store.build(card)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (32, 8, 8, 3)).repeat(4, 1).repeat(4, 2).astype(np.uint8)

@@ -10,6 +10,7 @@ import filelock
 import numpy as np
 import pytest
 
+from jxfer import disk
 from jxfer.data.readers import Subset
 from jxfer.probe import feature_files, feature_writer
 from tests.noise import Noise
@@ -121,9 +122,9 @@ def test_a_kill_between_the_last_renames_costs_no_row(folder, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        real = feature_writer.write_json
+        real = disk.write_json
         patch.setattr(
-            feature_writer,
+            disk,
             "write_json",
             lambda path, values: (kill if path.name == "features.json" else real)(path, values),
         )

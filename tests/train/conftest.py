@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 
-from jxfer import trees
+from jxfer import disk, trees
 from jxfer.data.sources import DataConfig
 from jxfer.data.transforms import CIFAR, AugmentConfig
 from jxfer.losses.adaptation import AdaptConfig
 from jxfer.models import registry
+from jxfer.models.heads import HeadConfig
 from jxfer.train import config as configs
-from jxfer.train import run_folder
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.config import TrainConfig
+from jxfer.train.feature_store import CacheConfig
 from jxfer.train.phases import Course
 from jxfer.train.plans import set_up
 from jxfer.train.selection import evaluation_steps
@@ -91,6 +92,31 @@ def entries(make_entry: Callable[..., str]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
+def prefix_config(small_config: Callable[..., TrainConfig], make_entry: Callable[..., str]):
+    """Stem and stage 1, pretrained, nine steps in four epochs, no augmentation."""
+    entry = make_entry("standard")
+
+    def make(
+        strategy: StrategyConfig = StrategyConfig("linear_probe"),
+        mode: str = "auto",
+        *,
+        head: HeadConfig = HeadConfig(),
+        max_gb: float = 4.0,
+        dtype: str = "float32",
+        **fields: Any,
+    ) -> TrainConfig:
+        defaults = {"augment": AugmentConfig(), "optimizer": OptimizerConfig(lr=0.05)}
+        return small_config(
+            model=ModelConfig(weights=entry, through="stage1", classifier=head),
+            strategy=strategy,
+            cache=CacheConfig(mode, max_gb, dtype),
+            **{**defaults, **fields},
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def adapted_config(
     small_config: Callable[..., TrainConfig], entries: dict[str, str], other_domain: pathlib.Path
 ) -> Callable[..., TrainConfig]:
@@ -147,7 +173,7 @@ def start_process() -> Callable[..., subprocess.Popen]:
     def start(config: TrainConfig, run: pathlib.Path, devices: int = 8) -> subprocess.Popen:
         run.mkdir(parents=True, exist_ok=True)
         if not (run / "config.json").exists():
-            run_folder.write_json(run / "config.json", configs.to_dict(config))
+            disk.write_json(run / "config.json", configs.to_dict(config))
         flag = f"--xla_force_host_platform_device_count={devices}"
         return subprocess.Popen(
             [sys.executable, "-c", RUN_AGAIN, str(run)],

@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from jxfer import disk
 from jxfer.data.sources import DataConfig
 from jxfer.data.transforms import AugmentConfig
 from jxfer.losses.classification import LossConfig
@@ -76,7 +77,7 @@ def test_rare_classes_are_made_up_for_once(one_line):
 
 @pytest.mark.parametrize("config", [TrainConfig(DIGITS), FULL], ids=["defaults", "everything"])
 def test_a_config_reads_back_from_its_json_as_it_was(config, tmp_path):
-    run_folder.write_json(tmp_path / "config.json", configs.to_dict(config))
+    disk.write_json(tmp_path / "config.json", configs.to_dict(config))
     assert run_folder.read_config(tmp_path) == config
 
 

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from jxfer.train import feature_store
+from jxfer.train import feature_room
 from jxfer.train.feature_store import CacheConfig, Form, in_memory, on_disk
 
 FORM = Form(10, (2, 3), "float32")
@@ -141,8 +141,8 @@ def test_entries_in_the_making_count_whole(root):
 
     def watch():
         while not done.is_set():
-            with feature_store._lock(root):
-                found = [feature_store._size(root / name) for name in entries(root)]
+            with feature_room.lock(root):
+                found = [feature_room._size(root / name) for name in entries(root)]
             most[0] = max(most[0], sum(found))
 
     root.mkdir(parents=True)
@@ -276,7 +276,7 @@ def test_an_entry_that_is_being_checked_goes_once_it_is(root):
     begun = threading.Event()
 
     def check():
-        with feature_store._lock(root / entry):
+        with feature_room.lock(root / entry):
             begun.set()
             time.sleep(0.3)
 

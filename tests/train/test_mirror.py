@@ -1,5 +1,6 @@
 """A run in a bucket, first with files that stand for one, then a real one, killed."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import time
 
 import pytest
 
+from jxfer import disk
 from jxfer.data import remote
 from jxfer.errors import UserError
 from jxfer.train import config as configs
@@ -130,6 +132,31 @@ def test_of_two_machines_the_first_is_told(bucket, machine, one_line, caplog):
     assert "another machine has gone on with this run" in caplog.text
 
 
+@pytest.mark.parametrize("who", ["another machine", "this one, whose answer was lost"])
+def test_of_two_machines_that_begin_at_once_the_bucket_takes_one(
+    who, bucket, machine, one_line, monkeypatch
+):
+    read = mirror._Sender._read_marker
+    marker = {"writer": "another", "checkpoints": []}
+
+    def read_too_early(self):
+        found = read(self)
+        if found is None:  # and now there is one
+            marker["writer"] = "another" if who == "another machine" else self._own
+            remote.write(f"{RUN}/mirror.json", json.dumps(marker).encode())
+        return found
+
+    told = one_line("another machine trains this run", "end one")
+    outcome = told if who == "another machine" else contextlib.nullcontext()
+    with outcome, mirror.mirrored(RUN, every=NEVER) as folder:
+        monkeypatch.setattr(mirror._Sender, "_read_marker", read_too_early)
+        train(folder, 6)
+    arrived = json.loads(remote.read(f"{RUN}/mirror.json"))
+    assert arrived["writer"] == marker["writer"]
+    assert arrived["checkpoints"] == ([] if who == "another machine" else ["6"])
+    assert (bucket.names() == ["runs/first/mirror.json"]) == (who == "another machine")
+
+
 def test_a_command_that_changes_nothing_takes_the_run_from_nobody(bucket, machine):
     with mirror.mirrored(RUN, every=NEVER) as folder:
         train(folder, 6)
@@ -191,7 +218,7 @@ def test_kill_9_and_another_machine_change_no_bit(
 ):
     config = small_config(epochs=16.0, eval_every=8.0)
     (tmp_path / "asked").mkdir()
-    run_folder.write_json(tmp_path / "asked" / "config.json", configs.to_dict(config))
+    disk.write_json(tmp_path / "asked" / "config.json", configs.to_dict(config))
 
     def start(run):
         flag = "--xla_force_host_platform_device_count=1"

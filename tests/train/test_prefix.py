@@ -9,121 +9,17 @@ import pytest
 from jxfer import trees
 from jxfer.data import loader, screen
 from jxfer.data.transforms import AugmentConfig
-from jxfer.models.heads import HeadConfig
-from jxfer.train import feature_store, loop, prefix, program
+from jxfer.train import feature_room, feature_store, loop, prefix_choice, program
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.feature_store import CacheConfig
 from jxfer.train.selection import evaluation_steps
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
-from jxfer.zoo.pretrained import ModelConfig
 from tests.conftest import CLASSES
 from tests.runs import lines
 from tests.train.conftest import make_course
 
 PROBE, PARTIAL = StrategyConfig("linear_probe"), StrategyConfig("partial", "stem")
-
-
-@pytest.fixture(scope="module")
-def make_config(small_config, make_entry):
-    """Stem and stage 1, pretrained, nine steps in four epochs, no augmentation."""
-    entry = make_entry("standard")
-
-    def make(strategy=PROBE, mode="auto", *, head=HeadConfig(), max_gb=4.0, dtype="float32", **kw):
-        fields = {"augment": AugmentConfig(), "optimizer": OptimizerConfig(lr=0.05), **kw}
-        return small_config(
-            model=ModelConfig(weights=entry, through="stage1", classifier=head),
-            strategy=strategy,
-            cache=CacheConfig(mode, max_gb, dtype),
-            **fields,
-        )
-
-    return make
-
-
-def plans_of(config):
-    return make_course(config).plans
-
-
-def choices(config):
-    splits = screen.load_splits(config.data)
-    return [prefix.choose(plan, config, splits) for plan in plans_of(config)]
-
-
-@pytest.mark.parametrize(
-    ("strategy", "head", "outputs"),
-    [
-        (PROBE, HeadConfig(), ["pooled"]),
-        (PROBE, HeadConfig("conv", (4,)), ["stage1"]),
-        (PARTIAL, HeadConfig(), ["stem"]),
-        (StrategyConfig("full"), HeadConfig(), [None]),
-        (StrategyConfig("surgical", stages=("stem",)), HeadConfig(), [None]),
-        (StrategyConfig("surgical", stages=("stage1",)), HeadConfig(), ["stem"]),
-        (StrategyConfig("bn_only"), HeadConfig(), [None]),
-        (StrategyConfig("linear_probe", frozen_norms="adapt"), HeadConfig(), [None]),
-        (StrategyConfig("lp_ft"), HeadConfig(), ["pooled", None]),
-    ],
-)
-def test_what_is_cached_is_what_no_step_changes(strategy, head, outputs, make_config):
-    assert [choice.output for choice in choices(make_config(strategy, head=head))] == outputs
-
-
-def test_the_forms_count_every_view(make_config):
-    [choice] = choices(make_config(PARTIAL))
-    assert (choice.train.rows, choice.val.rows) == (36, 15)
-    assert choice.train.shape == (32, 32, 16)
-    assert choice.bytes == 51 * 32 * 32 * 16 * 4
-    few = make_config(augment=AugmentConfig(flip=True, views=2))
-    [choice] = choices(few)
-    assert (choice.train.rows, choice.val.rows, choice.views) == (72, 15, 2)
-
-
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        ({"mode": "off"}, "it is off"),
-        ({"augment": AugmentConfig(flip=True)}, "new views"),
-        ({"augment": AugmentConfig(mixup=0.2)}, "mixing makes new images"),
-        ({"augment": AugmentConfig(flip=True, views=3)}, "too few passes"),
-        ({"epochs": 1.0}, "too few passes"),
-        ({"max_gb": 1e-6}, "more than --cache.max-gb"),
-        ({"strategy": StrategyConfig("full")}, "the first stage trains"),
-    ],
-)
-def test_auto_caches_where_it_wins_and_says_why_not(fields, reason, make_config):
-    [choice] = choices(make_config(**fields))
-    assert choice.output is None
-    assert reason in choice.describe()
-
-
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
-        ({"strategy": StrategyConfig("full")}, ("--cache.mode memory", "full", "the first stage")),
-        ({"augment": AugmentConfig(flip=True)}, ("--cache.mode memory", "--augment.views")),
-        ({"max_gb": 1e-6}, ("the features take", "--cache.max-gb 1e-06")),
-    ],
-)
-def test_a_cache_that_was_asked_for_and_cannot_be_is_an_error(fields, words, make_config, one_line):
-    config = make_config(mode="memory", **fields)
-    with one_line(*words):
-        prefix.choose_all(plans_of(config), config, screen.load_splits(config.data))
-
-
-def test_auto_leaves_half_of_the_memory(make_config, monkeypatch):
-    monkeypatch.setattr(prefix.machine, "memory_bytes", lambda: 2 * 51 * 16 * 4 - 1)
-    [choice] = choices(make_config())
-    assert "half of this machine's memory" in choice.describe()
-    [choice] = choices(make_config(mode="memory"))
-    assert choice.output == "pooled"
-
-
-def test_the_table_says_what_it_saves(make_config):
-    [choice] = choices(make_config())
-    assert "the output of pooled, 0.0 MB; 1 of 4 passes" in choice.describe()
-    assert "100% of the forward pass" in choice.describe()
-    [choice] = choices(make_config(PARTIAL))
-    assert "3.3 MB" in choice.describe()
 
 
 def final(config, run):
@@ -133,7 +29,7 @@ def final(config, run):
 
 
 @pytest.fixture(scope="module")
-def runs(make_config, tmp_path_factory):
+def runs(prefix_config, tmp_path_factory):
     """Runs a config once; returns (summary, folder)."""
     known = {}
 
@@ -156,12 +52,14 @@ def runs(make_config, tmp_path_factory):
     ],
 )
 def test_the_trained_parameters_are_those_of_the_run_without_a_cache(
-    strategy, augment, make_config, runs
+    strategy, augment, prefix_config, runs
 ):
     """To 1e-5 of a leaf's largest entry: the compiler fuses the two halves in its own way."""
-    with_cache = make_config(strategy, augment=augment)
+    with_cache = prefix_config(strategy, augment=augment)
     without = dataclasses.replace(with_cache, cache=CacheConfig("off"))
-    assert choices(with_cache)[0].output is not None
+    first = make_course(with_cache).plans[0]
+    splits = screen.load_splits(with_cache.data)
+    assert prefix_choice.choose(first, with_cache, splits).output is not None
     (summary, run), (wanted_summary, wanted_run) = runs(with_cache), runs(without)
     found, wanted = (
         trees.flatten(final(config, folder))
@@ -176,40 +74,35 @@ def test_the_trained_parameters_are_those_of_the_run_without_a_cache(
         assert summary[key] == wanted_summary[key]
 
 
-def test_memory_and_disk_give_the_same_bits(make_config, runs, assert_same_bits):
-    (_, memory), (_, disk) = runs(make_config()), runs(make_config(mode="disk"))
-    assert_same_bits(final(make_config(), memory), final(make_config(mode="disk"), disk))
+def test_memory_and_disk_give_the_same_bits(prefix_config, runs, assert_same_bits):
+    (_, memory), (_, disk) = runs(prefix_config()), runs(prefix_config(mode="disk"))
+    assert_same_bits(final(prefix_config(), memory), final(prefix_config(mode="disk"), disk))
 
 
 @pytest.mark.parametrize("mode", ["disk", "shared"])
-def test_a_later_run_computes_nothing_on_disk(mode, make_config, runs, tmp_path, monkeypatch):
-    runs(make_config(mode="disk"))
+def test_a_later_run_computes_nothing_on_disk(mode, prefix_config, runs, tmp_path, monkeypatch):
+    runs(prefix_config(mode="disk"))
 
     def never(*_):
         raise AssertionError("computed again")
 
     monkeypatch.setattr(feature_store, "_fill", never)
-    other = make_config(mode=mode, seed=3, optimizer=OptimizerConfig(lr=0.01))
+    other = prefix_config(mode=mode, seed=3, optimizer=OptimizerConfig(lr=0.01))
     loop.run_config(other, tmp_path / "run", quiet=True)
 
 
-def test_shared_is_off_where_auto_is(make_config):
-    [choice] = choices(make_config(StrategyConfig("full"), mode="shared"))
-    assert choice.output is None
-
-
 def test_shared_stays_in_memory_while_others_fill_the_disk(
-    make_config, runs, tmp_path, monkeypatch, caplog, assert_same_bits
+    prefix_config, runs, tmp_path, monkeypatch, caplog, assert_same_bits
 ):
     def full(*_):
-        raise feature_store.NoRoom("other processes are filling it")
+        raise feature_room.NoRoom("other processes are filling it")
 
     monkeypatch.setattr(feature_store, "on_disk", full)
-    config = make_config(mode="shared")
+    config = prefix_config(mode="shared")
     loop.run_config(config, tmp_path / "run", quiet=True)
     assert "other processes are filling it; here they are kept in memory" in caplog.text
-    _, memory = runs(make_config())
-    assert_same_bits(final(config, tmp_path / "run"), final(make_config(), memory))
+    _, memory = runs(prefix_config())
+    assert_same_bits(final(config, tmp_path / "run"), final(prefix_config(), memory))
 
 
 @pytest.mark.parametrize(
@@ -220,10 +113,10 @@ def test_shared_stays_in_memory_while_others_fill_the_disk(
     ],
 )
 def test_any_change_of_key_computes_again(
-    change, make_config, make_entry, runs, tmp_path, monkeypatch, small_config
+    change, prefix_config, make_entry, runs, tmp_path, monkeypatch, small_config
 ):
     augment = AugmentConfig(flip=True, views=1) if change == "seed" else AugmentConfig()
-    config = make_config(mode="disk", epochs=0.4, augment=augment)
+    config = prefix_config(mode="disk", epochs=0.4, augment=augment)
     runs(config)
     filled = []
     monkeypatch.setattr(
@@ -269,17 +162,17 @@ def scale_a_kernel(entry):
 _keep_going = feature_store._fill
 
 
-def test_bfloat16_rounds_the_features_and_still_trains(make_config, runs):
-    summary, _ = runs(make_config(dtype="bfloat16"))
+def test_bfloat16_rounds_the_features_and_still_trains(prefix_config, runs):
+    summary, _ = runs(prefix_config(dtype="bfloat16"))
     assert summary["frozen_unchanged"] is True
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["memory", "disk"])
 def test_a_kill_changes_no_bit(
-    mode, make_config, runs, tmp_path, stop_after_save, assert_same_bits
+    mode, prefix_config, runs, tmp_path, stop_after_save, assert_same_bits
 ):
-    config = make_config(PARTIAL, mode, checkpoint_every=1)
+    config = prefix_config(PARTIAL, mode, checkpoint_every=1)
     _, undisturbed = runs(config)
     run = tmp_path / "run"
     with stop_after_save(4):
@@ -289,8 +182,8 @@ def test_a_kill_changes_no_bit(
     assert lines(run) == lines(undisturbed)
 
 
-def test_no_image_is_decoded_once_the_features_are_there(make_config, tmp_path, monkeypatch):
-    config = make_config(epochs=8.0)
+def test_no_image_is_decoded_once_the_features_are_there(prefix_config, tmp_path, monkeypatch):
+    config = prefix_config(epochs=8.0)
     decoded = []
     decode = loader.transforms.decode
     monkeypatch.setattr(

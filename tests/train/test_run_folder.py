@@ -1,11 +1,10 @@
 import dataclasses
 import json
-import os
 
 import pytest
 
-from jxfer import sealed
-from jxfer.errors import DiskError, UserError
+from jxfer import disk, sealed
+from jxfer.errors import UserError
 from jxfer.train import config as configs
 from jxfer.train import run_folder
 from jxfer.train.feature_store import CacheConfig
@@ -79,7 +78,7 @@ def test_a_config_of_another_version_shows_the_fields_that_differ(tmp_path, conf
     open_once(tmp_path, config)
     values = configs.to_dict(config)
     values["gone"] = 3
-    run_folder.write_json(tmp_path / "config.json", values)
+    disk.write_json(tmp_path / "config.json", values)
     with one_line("gone 3 -> None"):
         open_once(tmp_path, config)
     with one_line("config.json", "gone"):
@@ -106,7 +105,7 @@ def test_a_folder_that_a_kill_left_with_the_lock_alone_can_be_used(tmp_path, con
 
 
 def test_a_config_that_a_kill_cut_off_is_no_config(tmp_path, config):
-    """`write_json` renames a finished file, so a kill leaves the `.tmp` alone."""
+    """`disk.write_json` renames a finished file, so a kill leaves the `.tmp` alone."""
     (tmp_path / "config.json.tmp").write_text('{"data": {"sou')
     open_once(tmp_path, config)
     assert run_folder.read_config(tmp_path) == config
@@ -140,16 +139,3 @@ def test_a_damaged_config_in_a_run_folder_is_an_error_of_one_line(text, tmp_path
     (tmp_path / "config.json").write_text(text)
     with one_line(str(tmp_path)):
         open_once(tmp_path, config)
-
-
-def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "summary.json"
-    run_folder.write_json(path, {"old": 1})
-
-    def fail(_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(DiskError, match="disk full"):
-        run_folder.write_json(path, {"new": 2})
-    assert json.loads(path.read_text()) == {"old": 1}

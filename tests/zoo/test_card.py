@@ -108,20 +108,26 @@ def test_not_json(one_line):
         Card.from_json('{"name": ', "a/card.json")
 
 
-@pytest.mark.parametrize("bad", [(0.5, 3, 4), (1.25, 5, 4), (0.0, 0, 0)])
-def test_a_measurement_must_add_up(one_line, bad):
-    with one_line("measured"):
+@pytest.mark.parametrize(
+    ("bad", "advice"),
+    [((0.5, 3, 4), "give 0.75"), ((1.25, 5, 4), "the counts"), ((0.0, 0, 0), "the counts")],
+)
+def test_a_measurement_must_add_up(one_line, bad, advice):
+    with one_line("measured", advice):
         Measurement("d", "test", *bad)
 
 
 def test_text_that_is_no_card_is_one_line(card, one_line):
     text = card.to_json()
     for bad, words in (
-        ("[" * 100_000, ("not valid JSON",)),
-        (text.replace('"notes": ""', '"notes": "\\ud800"'), ("no Unicode",)),
+        ("[" * 100_000, ("not valid JSON", "import the entry again")),
+        (
+            text.replace('"notes": ""', '"notes": "\\ud800"'),
+            ("no Unicode", "import the entry again"),
+        ),
         (text.replace('"seed": null', '"seed": ' + "1" * 5_000), ("not valid JSON",)),
         (text.replace("0.485", "NaN"), ("mean and std must be finite",)),
-        (text.replace('"dog"', '"cat"'), ("names 'cat' twice",)),
+        (text.replace('"dog"', '"cat"'), ("names 'cat' twice", "a name of its own")),
     ):
         assert bad != text
         with one_line("here", *words):
@@ -130,10 +136,12 @@ def test_text_that_is_no_card_is_one_line(card, one_line):
 
 def test_the_classes_of_other_data_are_told_apart(card, one_line):
     card.check_classes(("cat", "dog", "owl"))
-    with one_line("in another order"):
+    with one_line("in another order", "rename the class folders", "cat, dog, owl"):
         card.check_classes(("dog", "cat", "owl"))
     with one_line(
-        "knows 3 classes and the data has 7", "in the model: owl; only in the data: a, b"
+        "knows 3 classes and the data has 7",
+        "in the model: owl; only in the data: a, b",
+        "use data of the model's classes",
     ):
         card.check_classes(("cat", "dog", *"abcde"))
     with one_line("a, b, c, d, e and 2 more"):

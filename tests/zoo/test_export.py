@@ -94,7 +94,7 @@ def test_torch_export_refuses(one_line, tmp_path, card, variables):
         export.to_torch(card, variables, tmp_path / "net.pth")
     head = HeadConfig("mlp", (8,))
     model = registry.create("resnet20", 3, head=head)
-    with one_line("one linear layer", "mlp"):
+    with one_line("one linear layer", "mlp", "--format stablehlo"):
         export.to_torch(dataclasses.replace(card, head=head), model.init(0), path)
     (tmp_path / "file").touch()
     with one_line(str(tmp_path / "file"), "no folder can be made"):

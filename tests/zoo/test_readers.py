@@ -100,7 +100,7 @@ def test_the_kind_is_told_without_reading(tmp_path, one_line):
     for name, words in (
         ("empty", ("no .npy files",)),
         ("w.bin", ("unknown kind", ".safetensors")),
-        ("gone", ("no such file",)),
+        ("gone", ("no such file", "check the path")),
     ):
         assert not is_weights(tmp_path / name)
         with one_line(name, *words):
@@ -174,7 +174,7 @@ def test_a_pickle_with_code_is_told_in_one_line(one_line, tmp_path):
         read_tensors(tmp_path / "w.pth")
     assert str(caught.value) == (
         f"{tmp_path}/w.pth: cannot be read as .pth, damaged or not plain: holds code or objects, "
-        "such as getattr, and only tensors are read"
+        "such as getattr, and only tensors are read; fetch it again, or save its tensors alone"
     )
 
 
@@ -285,7 +285,7 @@ def test_something_else_than_tensors(one_line, tmp_path):
     path = tmp_path / "w.pth"
     for value, words in (
         ([1, 2], ("holds a list", "state dict")),
-        ({"epoch": 3}, ("epoch is a int", "not a tensor")),
+        ({"epoch": 3}, ("epoch is a int", "not a tensor", "state_dict() alone")),
         ({}, ("holds no tensors",)),
     ):
         torch.save(value, path)
@@ -319,5 +319,5 @@ def test_bfloat16_widens_from_safetensors_too(tmp_path):
 
 def test_tensors_that_numpy_lacks_are_named(tmp_path, one_line):
     torch.save({"a": torch.eye(3).to_sparse()}, tmp_path / "net.pt")
-    with one_line("net.pt", "a is a torch.sparse_coo"):
+    with one_line("net.pt", "a is a torch.sparse_coo", "save it dense"):
         read_tensors(tmp_path / "net.pt")

@@ -6,6 +6,7 @@ import torch
 
 from jxfer import trees
 from jxfer.models import registry
+from jxfer.models.architectures import ARCHITECTURES
 from jxfer.models.heads import HeadConfig
 from jxfer.zoo import torch_names, torch_tables
 from jxfer.zoo.readers import read_tensors
@@ -39,7 +40,7 @@ def reference_shapes(arch, classes=3):
     }
 
 
-@pytest.mark.parametrize("arch", registry.ARCHITECTURES)
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_table_pairs_every_tensor_of_the_reference_with_one_leaf(arch):
     row = registry.architecture(arch)
     leaves = trees.flatten(registry.create(arch, 3).shapes())
@@ -60,7 +61,7 @@ ROUND_TRIPS = ("resnet20", "resnet20_b", "resnet18d", "resnext50_32x4d")
     "arch",
     [
         arch if arch in ROUND_TRIPS else pytest.param(arch, marks=pytest.mark.slow)
-        for arch in registry.ARCHITECTURES
+        for arch in ARCHITECTURES
     ],
 )
 def test_import_then_export_gives_every_tensor_back_bit_for_bit(arch):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from jxfer.data.embedded import cache_dir
+from jxfer.disk import cache_dir
 from jxfer.models import registry
+from jxfer.models.architectures import ARCHITECTURES
 from jxfer.zoo import download, imagenet, torchvision, weights
 from tests import torch_reference
 from tests.runs import flip_a_bit
@@ -265,5 +266,5 @@ def test_the_table_names_known_architectures_and_hashed_files(arch):
 
 def test_every_architecture_of_torchvision_is_in_the_table():
     others = {"resnet18d", "resnet50d"}  # timm's
-    ours = {row.name for row in registry.ARCHITECTURES.values() if row.num_classes == 1000}
+    ours = {row.name for row in ARCHITECTURES.values() if row.num_classes == 1000}
     assert ours - others == set(torchvision.WEIGHTS)
