@@ -3,6 +3,7 @@
 Their state dicts are what `jxfer.zoo.torch_names` takes.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -43,6 +44,13 @@ def create(arch: str, num_classes: int) -> nn.Module:
     cifar = {f"resnet{depth}": (depth, "A") for depth in (20, 32, 44, 56, 110)}
     cifar |= {f"{name}_b": (depth, "B") for name, (depth, _) in cifar.items()}
     return TorchCifarResNet(*cifar[arch], num_classes).eval()
+
+
+def state(arch: str, num_classes: int) -> dict[str, np.ndarray]:
+    """The state dict of a randomised reference."""
+    model = create(arch, num_classes)
+    randomise(model, seed=0)
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
 def randomise(model: nn.Module, seed: int) -> None:
