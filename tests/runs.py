@@ -20,6 +20,12 @@ def summary(run: pathlib.Path) -> dict[str, Any]:
     return found
 
 
+def checkpoints(run: pathlib.Path) -> list[int]:
+    """The steps whose checkpoints are there whole."""
+    names = (path.name for path in (run / "checkpoints").glob("*"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
 def largest_file(folder: pathlib.Path) -> pathlib.Path:
     """Of all below a folder: the tensors of an entry or checkpoint."""
     files = (path for path in folder.rglob("*") if path.is_file())

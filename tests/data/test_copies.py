@@ -1,7 +1,7 @@
 import pytest
 
 from jxfer.data import copies, remote
-from tests import rot
+from tests.rot import faults
 
 URL = "gs://some-bucket"
 
@@ -32,7 +32,7 @@ def test_a_single_object_is_copied_and_nothing_is_an_error(bucket, one_line):
         copies.local(f"{URL}/nets/net")
 
 
-@pytest.mark.parametrize("fault", rot.FAULTS)
+@pytest.mark.parametrize("fault", faults.FAULTS)
 @pytest.mark.parametrize("name", ["one/card.json", "one/tensors/0", "checksums.json"])
 def test_a_damaged_copy_is_told_and_made_again(name, fault, bucket, caplog):
     for path in ("card.json", "tensors/0"):
@@ -40,7 +40,7 @@ def test_a_damaged_copy_is_told_and_made_again(name, fault, bucket, caplog):
     copied = copies.local(f"{URL}/zoo/one")
     assert copies.local(f"{URL}/zoo/one") == copied
     assert "damaged" not in caplog.text
-    rot.inflict(fault, copied.parent / name)
+    faults.inflict(fault, copied.parent / name)
     assert copies.local(f"{URL}/zoo/one") == copied
     assert f"{copied} is damaged" in caplog.text
     assert (copied / "card.json").read_text() == "card.json"

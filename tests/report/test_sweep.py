@@ -8,18 +8,10 @@ import urllib.parse
 import numpy as np
 import pytest
 import scipy.stats
-import tyro
 
 from jxfer.commands.main import main
-from jxfer.data.sources import DataConfig
-from jxfer.losses.classification import LossConfig
 from jxfer.report import results, sweep, sweep_charts, sweep_tables
 from jxfer.report.page import Number
-from jxfer.train import config as configs
-from jxfer.train.config import TrainConfig
-from jxfer.transfer.optimizer import OptimizerConfig
-from jxfer.transfer.strategy import StrategyConfig
-from jxfer.zoo.pretrained import ModelConfig
 from tests.report import sweeps
 
 ACCURACY = "test accuracy"
@@ -298,34 +290,3 @@ def test_a_folder_with_nothing_to_report_is_one_line(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "no results.json" in line
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        TrainConfig(DataConfig("digits")),
-        TrainConfig(
-            DataConfig("folder:a b", per_class=10, balanced_sampling=True),
-            ModelConfig(weights="x", reuse=("stem", "stage1")),
-            StrategyConfig("rules", rules=("params/head/.*=head", ".*=frozen")),
-            OptimizerConfig(lr=1e-5, nesterov=True, stage_lrs=("stage1=1e-4",)),
-            loss=LossConfig(label_smoothing=0.1),
-            epochs=0.5,
-            ema_decay=0.999,
-            seed=3,
-        ),
-    ],
-)
-def test_the_options_of_a_config_make_it_again(config):
-    start = TrainConfig(DataConfig(tyro.MISSING))
-    options = configs.to_options(configs.to_dict(config))
-    made = tyro.cli(
-        TrainConfig, default=start, args=options, config=(tyro.conf.FlagCreatePairsOff,)
-    )
-    assert made == config
-
-
-def test_every_switch_is_off_by_default():
-    flat = configs.to_dict(TrainConfig(DataConfig("digits")))
-    found = [value for part in flat.values() if isinstance(part, dict) for value in part.values()]
-    assert True not in [value for value in [*found, *flat.values()] if isinstance(value, bool)]

@@ -8,6 +8,7 @@ import numpy as np
 
 from jxfer.data.transforms import CIFAR
 from jxfer.losses.classification import LossConfig
+from jxfer.losses.regularise import RegulariseConfig
 from jxfer.models import registry
 from jxfer.train import parallel, step
 from jxfer.train.plans import set_up
@@ -21,6 +22,10 @@ SGD = OptimizerConfig(
     lr=0.05, backbone_lr=0.02, momentum=0.0, weight_decay=0.0, schedule="constant"
 )
 """Plain gradient descent: a step is a gradient times a rate."""
+EVERY_REGULARISER = RegulariseConfig(
+    l2_sp=0.1, l2_sp_head=0.2, delta=0.3, co_tuning=0.5, bss=0.01, bss_k=2
+)
+"""Each at a strength of its own."""
 
 
 def make_plan(strategy="full", **fields):

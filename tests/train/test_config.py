@@ -1,7 +1,10 @@
+"""A run's config: what it refuses, and the forms that it is written in and read back from."""
+
 import dataclasses
 import json
 
 import pytest
+import tyro
 
 from jxfer import disk
 from jxfer.data.sources import DataConfig
@@ -115,3 +118,34 @@ def test_evaluations_fall_at_the_end_of_epochs_and_of_the_run(fields, examples, 
 def test_more_steps_than_can_be_listed_are_refused(one_line):
     with one_line("--epochs 1e+300", "100,000,000 steps"):
         evaluation_steps(with_lengths(epochs=1e300), 100)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrainConfig(DataConfig("digits")),
+        TrainConfig(
+            DataConfig("folder:a b", per_class=10, balanced_sampling=True),
+            ModelConfig(weights="x", reuse=("stem", "stage1")),
+            StrategyConfig("rules", rules=("params/head/.*=head", ".*=frozen")),
+            OptimizerConfig(lr=1e-5, nesterov=True, stage_lrs=("stage1=1e-4",)),
+            loss=LossConfig(label_smoothing=0.1),
+            epochs=0.5,
+            ema_decay=0.999,
+            seed=3,
+        ),
+    ],
+)
+def test_the_options_of_a_config_make_it_again(config):
+    start = TrainConfig(DataConfig(tyro.MISSING))
+    options = configs.to_options(configs.to_dict(config))
+    made = tyro.cli(
+        TrainConfig, default=start, args=options, config=(tyro.conf.FlagCreatePairsOff,)
+    )
+    assert made == config
+
+
+def test_every_switch_is_off_by_default():
+    flat = configs.to_dict(TrainConfig(DataConfig("digits")))
+    found = [value for part in flat.values() if isinstance(part, dict) for value in part.values()]
+    assert True not in [value for value in [*found, *flat.values()] if isinstance(value, bool)]

@@ -13,7 +13,7 @@ from jax._src import compilation_cache
 
 from jxfer import machine
 from jxfer.train import program_cache
-from tests import rot
+from tests.rot import faults
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TESTS_OWN = "JAX_COMPILATION_CACHE_DIR"  # set by conftest.py
@@ -90,7 +90,7 @@ def test_a_damaged_program_is_told_and_is_none(fault, updates, tmp_path, caplog)
     if fault == "earlier":
         file.write_bytes(program)  # without its digest
     else:
-        rot.inflict(fault, file)
+        faults.inflict(fault, file)
     assert cache.get("jit_step-0") is None
     assert f"{file} is damaged, or of an earlier version" in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == [".lockfile"]

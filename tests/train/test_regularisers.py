@@ -1,7 +1,6 @@
 """Regularisers in the trainer: the step by hand, on any number of devices, at no cost when off."""
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
@@ -9,24 +8,16 @@ import numpy as np
 import pytest
 
 from jxfer import trees
-from jxfer.data import screen, transforms
 from jxfer.data.transforms import CIFAR, normalise
 from jxfer.losses.regularise import RegulariseConfig
-from jxfer.models.heads import HeadConfig
-from jxfer.train import loop, parallel, step
+from jxfer.train import parallel, step
 from jxfer.train.evaluate import source_relationship
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
-from jxfer.zoo import store
 from jxfer.zoo.pretrained import ModelConfig
-from tests.conftest import CLASSES
-from tests.runs import lines
-from tests.train.steps import SGD, on_one_device, prepare
+from tests.train.steps import EVERY_REGULARISER, SGD, on_one_device, prepare
 
 RATES = {"head": 0.05, "backbone": 0.02}
-EVERYTHING = RegulariseConfig(
-    l2_sp=0.1, l2_sp_head=0.2, delta=0.3, co_tuning=0.5, bss=0.01, bss_k=2
-)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +84,7 @@ def by_hand(plan, start, relationship, config):
 @pytest.mark.slow
 def test_steps_are_gradient_descent_on_the_objective_by_hand(make_config):
     """Three steps, so that the network is no longer at its start; each term, and their sum."""
-    config = EVERYTHING
+    config = EVERY_REGULARISER
     pretrained, (plan,) = prepare(make_config(config))
     relationship = np.random.default_rng(1).dirichlet(np.ones(10), 3).astype(np.float32)
     start = pretrained.variables
@@ -142,7 +133,7 @@ def test_eight_devices_take_the_step_of_one(make_config):
     All singular values of the global batch, so that rounding is not what is compared; a device's
     share, of two examples, has two.
     """
-    config = make_config(dataclasses.replace(EVERYTHING, bss=1e-4, bss_k=16), norms="folded")
+    config = make_config(dataclasses.replace(EVERY_REGULARISER, bss=1e-4, bss_k=16), norms="folded")
     pretrained, (plan,) = prepare(config)
     relationship = np.random.default_rng(1).dirichlet(np.ones(10), 3).astype(np.float32)
     reference = plan.reference(pretrained.variables) | {"relationship": relationship}
@@ -219,7 +210,7 @@ def test_delta_ends_before_the_first_stage_that_is_new(make_config, entries):
 
 
 def test_in_phases_each_acts_where_it_can(make_config):
-    config = make_config(EVERYTHING, StrategyConfig("lp_ft"), norms="standard")
+    config = make_config(EVERY_REGULARISER, StrategyConfig("lp_ft"), norms="standard")
     pretrained, (head, everything) = prepare(config)
     names = ("l2_sp", "l2_sp_head", "delta", "co_tuning", "bss")
     assert [name for name in names if head.regularisers.acts(name)] == ["l2_sp_head"]
@@ -296,85 +287,3 @@ def test_the_report_counts_the_source_head_as_loaded(make_config):
     paths |= {f"batch_stats/{path}" for path in trees.flatten(kept.variables["batch_stats"])}
     assert paths == {*kept.report.loaded, *kept.report.reinitialised}
     assert plan.source_head == (32, 10)
-
-
-@pytest.fixture(scope="module")
-def config(make_config):
-    """Of two phases, so that the source's head begins to train in the middle; 9 steps."""
-    return make_config(
-        EVERYTHING,
-        StrategyConfig("lp_ft", phase_epochs=1.0),
-        model=ModelConfig(
-            weights=make_config(EVERYTHING).model.weights, classifier=HeadConfig("mlp", (8,))
-        ),
-        checkpoint_every=1,
-        log_every=1,
-    )
-
-
-@pytest.fixture(scope="module")
-def undisturbed(config, tmp_path_factory):
-    run = tmp_path_factory.mktemp("regularised") / "run"
-    loop.run_config(config, run, quiet=True)
-    return run
-
-
-@pytest.mark.slow
-def test_a_run_writes_a_figure_for_each_regulariser_that_acts(undisturbed):
-    names = {"train_l2_sp", "train_l2_sp_head", "train_delta", "train_co_tuning", "train_bss"}
-    train = [line for line in lines(undisturbed) if "train_loss" in line]
-    for line in train:
-        expected = {"train_l2_sp_head"} if line["phase"] == "head" else names
-        assert {name for name in line if name in names} == expected
-    pulls = [line["train_l2_sp"] for line in train if line["phase"] == "all"]
-    assert pulls[0] == 0.0
-    assert pulls[-1] > 0.0
-
-
-def test_the_source_head_trains_and_stays_out_of_the_model(
-    config, undisturbed, read_state, assert_same_bits
-):
-    state = read_state(config, undisturbed)
-    pretrained, _ = prepare(config)
-    begun = pretrained.variables["params"]["source_head"]
-    assert not np.array_equal(state.params["source_head"]["kernel"], begun["kernel"])
-    card, variables = store.load(undisturbed / "model")
-    assert variables["params"].keys() == {"stem", "stage1", "stage2", "head"}
-    assert card.class_names == CLASSES
-    found = json.loads((undisturbed / "summary.json").read_text())
-    assert found["phases"][0]["frozen_unchanged"] is True
-    assert found["phases"][1]["parameters"]["low_lr/source_head"] == 330
-    assert "params/source_head/kernel" in found["loaded"]
-
-
-@pytest.mark.slow
-def test_a_kill_changes_no_bit(
-    config, undisturbed, tmp_path, stop_after_save, read_state, assert_same_bits
-):
-    run = tmp_path / "run"
-    with stop_after_save(5):
-        loop.run_config(config, run, quiet=True)
-    loop.run_config(config, run, quiet=True)
-    found, wanted = (read_state(config, folder) for folder in (run, undisturbed))
-    assert_same_bits(found.params, wanted.params)
-    assert_same_bits(found.batch_stats, wanted.batch_stats)
-    assert lines(run) == lines(undisturbed)
-
-
-def test_the_relationship_is_the_mean_of_the_sources_probabilities_by_class(config):
-    """On the evaluation view, beside a forward pass of the entry as it is on disk."""
-    pretrained, _ = prepare(config)
-    train = screen.load_splits(config.data).train
-    found = source_relationship(pretrained, train, 16)["relationship"]
-    card, variables = store.load(config.model.weights)
-    model = store.build(card)
-    views = [
-        transforms.evaluation_view(transforms.decode(e.image, e.name), pretrained.preprocessing)
-        for e in (train[i] for i in range(len(train)))
-    ]
-    outputs, _ = jax.jit(model.apply)(variables, normalise(jnp.asarray(np.stack(views)), CIFAR))
-    powers = np.exp(np.float64(outputs["logits"]))
-    probabilities = powers / powers.sum(-1, keepdims=True)
-    labels = np.asarray(train.labels)
-    wanted = [probabilities[labels == label].mean(0) for label in range(3)]
-    np.testing.assert_allclose(found, wanted, rtol=1e-4)

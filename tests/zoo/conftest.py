@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jxfer.models import registry
+from jxfer.zoo import store
 from jxfer.zoo.card import Card
 
 CLASSES = ("cat", "dog", "owl")
@@ -32,3 +33,10 @@ def card(model):
         class_names=CLASSES,
         preprocessing=model.architecture.preprocessing,
     )
+
+
+@pytest.fixture
+def entry(tmp_path, card, variables):
+    folder = tmp_path / "zoo" / "small"
+    store.save(folder, card, variables)
+    return folder
