@@ -210,7 +210,7 @@ def _split(where: str) -> tuple[str, str]:
     return bucket, path
 
 
-def _each(act: Callable[[str], None], names: Iterable[str]) -> None:
+def _each(act: Callable[[str], object], names: Iterable[str]) -> None:
     """Calls it for every name, some at a time; the first error that it meets is raised."""
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         waiting = [pool.submit(act, name) for name in names]
