@@ -44,6 +44,7 @@ STRATEGIES = {PROBE: StrategyConfig("linear_probe"), FULL: StrategyConfig("full"
 TARGET_EPOCHS = {PROBE: 100.0, FULL: 6.0}
 """A probe's features are computed once, so its epochs cost little."""
 RATES = tuple({"lr": lr} for lr in (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3))
+"""A first search, from 0.03 to 3, ended at its lower end."""
 
 
 def experiment(small: bool = False) -> Experiment:
@@ -113,7 +114,8 @@ def experiment(small: bool = False) -> Experiment:
             f"{TARGET_EPOCHS[FULL]:g} of fine-tuning, 1,000 test images, the same at every seed. "
             "The papers' networks learn ImageNet, and this grid is cut to what two cores do in an "
             "hour: at this size it is a check of the protocol, and the papers' claim needs the "
-            "accelerator grid at the top of the file."
+            "accelerator grid at the top of the file. A first search, from 0.03 on, ended there; "
+            "with lower rates, on the same seeds, no verdict changed."
         ),
     )
 

@@ -1,11 +1,11 @@
 """Do regularisers towards the start beat plain fine-tuning?
 
-Claims under test: each of them beats plain fine-tuning (with weight decay), on the mean over the
-shares of the labels and at the smallest share alone: L2-SP (Li et al. 2018, "Explicit Inductive
-Bias for Transfer Learning with Convolutional Networks"), DELTA (Li et al. 2019, here without
-attention over channels), BSS (Chen et al. 2019, "Catastrophic Forgetting Meets Negative Transfer")
-and Co-Tuning (You et al. 2020, "Co-Tuning for Transfer Learning"). The last two report it at 15,
-30, 50 and 100 % of the labels of CUB, Stanford Cars and Aircraft.
+Claims under test: each of them beats plain fine-tuning (its weight decay searched, none included),
+on the mean over the shares of the labels and at the smallest share alone: L2-SP (Li et al. 2018,
+"Explicit Inductive Bias for Transfer Learning with Convolutional Networks"), DELTA (Li et al. 2019,
+here without attention over channels), BSS (Chen et al. 2019, "Catastrophic Forgetting Meets
+Negative Transfer") and Co-Tuning (You et al. 2020, "Co-Tuning for Transfer Learning"). The last two
+report it at 15, 30, 50 and 100 % of the labels of CUB, Stanford Cars and Aircraft.
 
 Here: CIFAR-10 from `resnet20-cifar100`, other classes and images of the same kind; 100 % are 40
 images of a class, about as in those sets. The same number of steps at each share, as in the last

@@ -22,9 +22,10 @@ from typing import Literal
 import numpy as np
 
 from jxfer import statistics
-from jxfer.ablate.claims import Claim, Close, Places, Values, samples
+from jxfer.ablate.claims import Claim, Close, Falls, Places, Rises, Values, samples
 from jxfer.ablate.pairing import Paired
 from jxfer.errors import UserError
+from jxfer.json_fields import ADDED
 from jxfer.statistics import Numbers
 
 ALPHA = 0.025
@@ -67,6 +68,8 @@ class Verdict:
     """Where underpowered: seeds that would settle it with 80 % power, were the effect what was seen
     and the correction the strictest that the table asks for; None where `statistics.MOST_SEEDS`
     would not do or no spread was seen."""
+    trend: bool = dataclasses.field(default=False, metadata=ADDED)
+    """a slope of one arm, not a difference of two"""
 
 
 def judge(claims: Iterable[Claim], values: Values, places: Places) -> list[Verdict]:
@@ -122,6 +125,7 @@ def _described(claim: Claim, setting: str, paired: Paired) -> Verdict:
         sign_flip_p=None,
         verdict="underpowered",
         seeds_needed=None,
+        trend=isinstance(claim, Falls | Rises),
     )
 
 

@@ -15,6 +15,8 @@ from jxfer.report.results import Choice, Results, Search, Summary
 NONE = "–"
 """Where there is no figure."""
 _MOST_DECIMALS = 6
+_MOST_CHOICES = 6
+"""Searches whose choices a caption tells."""
 
 
 def measure(results: Results, name: str) -> Table:
@@ -30,7 +32,7 @@ def measure(results: Results, name: str) -> Table:
     usual = max((len(one.values) for one in found.values()), default=0)
     strong = {
         (setting, arm)
-        for setting in (settings if name == ACCURACY else ())
+        for setting in (settings if name == ACCURACY and not _are_curves(results) else ())
         for arm in results.not_shown_worse(setting, name)
     }
 
@@ -120,11 +122,16 @@ def claims(results: Results) -> Table:
         *("effect", "p", "p, Holm", "p, sign flip", "seeds needed"),
     ]
     caption = (
-        "A claim is tested on differences between runs that share a seed, or on slopes. Estimate: "
-        "the mean of these, with its 95 % intervals; effect: Cohen's d. The verdict follows from p "
-        "after Holm's correction over all claims of the table. Underpowered: the seeds show "
-        "neither the claim nor its opposite."
+        "A claim is tested on differences between runs that share a seed, left minus right, or on "
+        "slopes per unit of the axis. Estimate: their mean, with 95 % intervals of this claim "
+        "alone, not corrected; effect: Cohen's d. p: twice the one-sided p of the side that the "
+        "verdict takes, or of the nearer one; the verdict follows from p after Holm's correction "
+        "over all tested claims of the table, at 0.05. Sign flip: from 8 pairs on. Seeds needed: "
+        "for 80 % power, were the effect what was seen, at the strictest level of the correction. "
+        "Underpowered: neither the claim nor its opposite is shown."
     )
+    if any(one.estimate is not None and one.pairs > 1 and one.p is None for one in results.claims):
+        caption += " Rows without p are of measures without chance: compared, not tested."
     return Table("Claims", columns, rows, caption + _missing_pairs(results.claims))
 
 
@@ -146,9 +153,14 @@ def budget(results: Results) -> str:
     """What the search was allowed, in a sentence."""
     if results.budget == 1:
         return "Hyper-parameters were fixed beforehand, without a search."
-    ends = any(one.at_an_end(name) for one in results.choices for name in one.chosen or ())
+    ends = any(_at_an_end(one) for one in results.choices)
+    tuned = list(dict.fromkeys(one.setting for one in results.choices))
+    where = ""
+    if len(results.settings) > 1 and tuned:
+        everywhere = len(tuned) == len(results.settings)
+        where = " in each setting" if everywhere else f" in {', '.join(tuned)} for all settings"
     return (
-        f"Each arm tried {results.budget} choices of hyper-parameters at "
+        f"Each arm tried {results.budget} choices of hyper-parameters{where} at "
         f"{_seeds('tuning seed', results.tuning_seeds)} and took the one with the highest mean "
         f"{_by(results)}."
         + (" An asterisk marks a choice at an end of what was tried." if ends else "")
@@ -172,6 +184,10 @@ def chosen(one: Search) -> str:
         return NONE
     ends = frozenset(name for name in one.chosen if one.at_an_end(name))
     return told(one.chosen, ends)
+
+
+def _at_an_end(one: Search) -> bool:
+    return any(one.at_an_end(name) for name in one.chosen or ())
 
 
 def told(choice: Choice, ends: frozenset[str] = frozenset()) -> str:
@@ -236,7 +252,9 @@ def _caption(results: Results, name: str, found: Sequence[Summary]) -> str:
         parts.append(f"Mean ± half of the 95 % t-interval, {_seeds('seed', results.seeds)}.")
     if any(one.wilson for one in found):
         parts.append("A single run stands with Wilson's 95 % interval for its test images.")
-    if name == ACCURACY and max(counts, default=0) > 1 and len(results.arms) > 1:
+    if name == ACCURACY and _are_curves(results):
+        parts.append("Arms are curves over the settings, and are not compared: nothing is bold.")
+    elif name == ACCURACY and max(counts, default=0) > 1 and len(results.arms) > 1:
         parts.append(
             "Bold: in each setting the highest mean, and every arm that is not shown to be worse: "
             "its paired 95 % t-interval to the highest reaches zero, not corrected for the number "
@@ -245,14 +263,24 @@ def _caption(results: Results, name: str, found: Sequence[Summary]) -> str:
     if name == ACCURACY:
         parts.append(budget(results))
         if results.budget > 1:
-            parts.append(f"Chosen: {_taken(results)}.")
+            parts.append(_taken(results))
         if results.note:
             parts.append(results.note)
     return " ".join(parts)
 
 
+def _are_curves(results: Results) -> bool:
+    """Whether all that is claimed is of slopes: then an arm is a condition, such as the data."""
+    return bool(results.claims) and all(one.trend for one in results.claims)
+
+
 def _taken(results: Results) -> str:
-    """What each arm chose, and in which settings where that differs."""
+    """What each arm chose, and in which settings; of many choices, how many are at an end."""
+    found = {(one.arm, chosen(one)) for one in results.choices}
+    if len(found) > _MOST_CHOICES:
+        ends = sum(map(_at_an_end, results.choices))
+        at_ends = f"; {ends} of {len(results.choices)} are at an end" if ends else ""
+        return f"Chosen: as under Hyper-parameters{at_ends}."
     parts = []
     for arm in results.arms:
         where: dict[str, list[str]] = {}
@@ -262,7 +290,7 @@ def _taken(results: Results) -> str:
         same = len(where) == 1
         told_of = (choice if same else f"{choice} ({', '.join(s)})" for choice, s in where.items())
         parts.append(f"{arm}: {' / '.join(told_of)}")
-    return "; ".join(parts)
+    return f"Chosen: {'; '.join(parts)}."
 
 
 def _seeds(name: str, seeds: Sequence[int]) -> str:

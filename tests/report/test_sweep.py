@@ -134,7 +134,10 @@ def test_another_measure_has_no_best(found):
 
 def test_the_captions_tell_the_search(found):
     caption = sweep_tables.measure(found, ACCURACY).caption
-    assert "Each arm tried 3 choices of hyper-parameters at 2 tuning seeds (100, 101)" in caption
+    tried = (
+        "Each arm tried 3 choices of hyper-parameters in each setting at 2 tuning seeds (100, 101)"
+    )
+    assert tried in caption
     assert "Chosen: linear_probe: lr 0.1*; full: lr 0.03; lp_ft: lr 0.03." in caption
     assert "An asterisk marks" in caption
     assert "Cut to 5 seeds." in caption
@@ -142,6 +145,28 @@ def test_the_captions_tell_the_search(found):
         *("digits, few", "linear_probe", "lr 0.1*"),
         "lr 0.01: 81.00%; lr 0.03: 83.00%; lr 0.1: 90.00%",
     ]
+
+
+def test_many_choices_are_counted(tmp_path):
+    base = sweeps.results()
+    for i, one in enumerate(base["choices"]):
+        one["chosen"] = {"lr": sweeps.RATES[(i + i // 3) % 3]}
+    sweeps.write(tmp_path / "out", base)
+    caption = sweep_tables.measure(results.read(tmp_path / "out"), ACCURACY).caption
+    at_ends = sum(one["chosen"]["lr"] != sweeps.RATES[1] for one in base["choices"])
+    assert "; lp_ft: " not in caption
+    assert f"under Hyper-parameters; {at_ends} of {len(base['choices'])} are at an end." in caption
+
+
+def test_arms_of_which_only_slopes_are_claimed_are_not_compared(tmp_path):
+    base = sweeps.results()
+    for trends in (0, 1, 2):
+        claims = [{**claim, "trend": i < trends} for i, claim in enumerate(base["claims"][:2])]
+        sweeps.write(tmp_path / str(trends), {**base, "claims": claims})
+        table = sweep_tables.measure(results.read(tmp_path / str(trends)), ACCURACY)
+        numbers = [one for row in table.rows for one in row if isinstance(one, Number)]
+        assert any(number.strong for number in numbers) == (trends < 2)
+        assert ("nothing is bold" in table.caption) == (trends == 2)
 
 
 def test_the_claims_are_those_that_were_judged(found):
