@@ -1,8 +1,9 @@
 """How much should train, by size of the data set and by its likeness to the source?
 
 Two tables that are taught answer differently. CS231n, "Transfer Learning: When and how to
-fine-tune?" (Karpathy); the freeze table of tutorials, in which the more similar and the fewer, the
-more layers are frozen (both as code: `jxfer/advise/rules.py`):
+fine-tune?" (Karpathy, cs231n.github.io/transfer-learning); the freeze table of tutorials (such as
+jeinalog.tistory.com/13, in Korean), in which the more similar and the fewer, the more layers are
+frozen (both as code: `jxfer/advise/rules.py`):
 
 | data set | CS231n | freeze table |
 |---|---|---|

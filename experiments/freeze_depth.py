@@ -1,9 +1,9 @@
 """How deep should a network be frozen, by the number of images of a class?
 
 Claim under test: the fewer the images, the more of the convolutional base stays frozen, since a
-large network overfits a few; with many, more of it can be trained (the tutorials; Yosinski et al.
-2014, section 1, argue the same). Here: with 5 images of a class accuracy rises
-with the number of frozen stages, with 80 it falls.
+large network overfits a few; with many, more of it can be trained (tutorials, such as
+jeinalog.tistory.com/13, in Korean; Yosinski et al. 2014, section 1, argue the same). Here: with 5
+images of a class accuracy rises with the number of frozen stages, with 80 it falls.
 
 CIFAR-10 from `resnet20-cifar100`: other classes, like images. A ResNet-20 has a stem and three
 stages; with all four frozen only the head trains, on features that are kept, for four times the

@@ -1,11 +1,12 @@
 """Ants and bees: fine-tune all of a ResNet-18, or freeze it and train the last layer?
 
-Claims: "fine-tuning all layers takes a little longer but is a little more accurate; with all
-layers frozen it takes a little less and is a little less accurate" (a tutorial's two code listings:
-ResNet-18, SGD of rate 1e-3, StepLR(7, 0.1), 3 epochs), so in `listings` all is more accurate; and
-PyTorch's "Transfer Learning for Computer Vision" (Chilamkurthy), where both reach some 95 %, the
-frozen one a little more, and freezing takes about half of the time, so in `tutorial` the frozen one
-is more accurate. In both, training all takes longer.
+Claims: "fine-tuning all layers takes a little longer but is a little more accurate; with all layers
+frozen it takes a little less and is a little less accurate" (a tutorial's two code listings, in
+Korean, github.com/eunhwa99/NLP, Transfer.py: ResNet-18, SGD of rate 1e-3, StepLR(7, 0.1), 3
+epochs), so in `listings` all is more accurate; and PyTorch's "Transfer Learning for Computer
+Vision" (Chilamkurthy), where both reach some 95 %, the frozen one a little more, and freezing takes
+about half of the time, so in `tutorial` the frozen one is more accurate. In both, training all
+takes longer.
 
 - `tutorial`: as PyTorch's: SGD of rate 1e-3 and momentum 0.9, StepLR(7, 0.1), batches of 4, random
   resized crops and flips; 10 epochs instead of 25.
