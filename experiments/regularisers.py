@@ -11,9 +11,9 @@ Here: CIFAR-10 from `resnet20-cifar100`, other classes and images of the same ki
 images of a class, about as in those sets. The same number of steps at each share, as in the last
 two papers. Rates are the same for all arms, 0.03 for the head and 0.01 for the backbone, which suit
 plain fine-tuning (`learning_rate_ratio.py`): at larger ones the arms that hold the network back
-would gain by that alone. Validation chooses the strength at 30 % of the labels, of three for each
+would gain by that alone. Validation chooses the strength at 30 % of the labels, of five for each
 arm: about the value of the papers and their code (L2-SP 0.1 with 0.01 for the head, DELTA 0.01, BSS
-0.001, Co-Tuning 2.3) and smaller or larger ones; for plain fine-tuning that of weight decay.
+0.001, Co-Tuning 2.3) and smaller and larger ones; for plain fine-tuning that of weight decay.
 
 Expected: differences of a point or two; the papers' networks are a ResNet-50 with 2,048 features,
 not 64.
@@ -37,11 +37,11 @@ from jxfer.zoo.pretrained import ModelConfig
 
 PLAIN = "plain"
 CHOICES: dict[str, tuple[Choice, ...]] = {
-    PLAIN: tuple({"weight_decay": strength} for strength in (0.0, 1e-4, 1e-3)),
-    "L2-SP": tuple({"l2_sp": strength, "l2_sp_head": 0.01} for strength in (0.001, 0.01, 0.1)),
-    "DELTA": tuple({"delta": strength} for strength in (0.001, 0.01, 0.1)),
-    "BSS": tuple({"bss": strength} for strength in (1e-4, 1e-3, 1e-2)),
-    "Co-Tuning": tuple({"co_tuning": strength} for strength in (0.23, 0.7, 2.3)),
+    PLAIN: tuple({"weight_decay": strength} for strength in (0.0, 1e-3, 1e-2, 3e-2, 0.1)),
+    "L2-SP": tuple({"l2_sp": s, "l2_sp_head": 0.01} for s in (1e-4, 0.001, 0.01, 0.1, 1.0)),
+    "DELTA": tuple({"delta": strength} for strength in (0.001, 0.01, 0.1, 1.0, 10.0)),
+    "BSS": tuple({"bss": strength} for strength in (1e-4, 1e-3, 1e-2, 0.1, 1.0)),
+    "Co-Tuning": tuple({"co_tuning": strength} for strength in (0.23, 0.7, 2.3, 7.0, 23.0)),
 }
 WHOLE = 40
 """Images of a class at 100 %."""
@@ -88,7 +88,7 @@ def experiment(small: bool = False) -> Experiment:
         arms=tuple(CHOICES),
         cell=cell,
         seeds=(0, 1) if small else (0, 1, 2, 3, 4),
-        choices={arm: some[: 2 if small else 3] for arm, some in CHOICES.items()},
+        choices={arm: some[: 2 if small else 5] for arm, some in CHOICES.items()},
         tuning_seeds=(100,) if small else (100, 101),
         tune_in=lambda setting: Setting(f"{TUNED_AT} %", x=float(TUNED_AT)),
         claims=(
@@ -102,7 +102,10 @@ def experiment(small: bool = False) -> Experiment:
         + ("500" if small else "1,000")
         + " test images, the same at every seed, and "
         + ("130" if small else "400")
-        + " to validate on, more than so few labels would leave.",
+        + " to validate on, more than so few labels would leave. A first table, of three strengths "
+        "for each arm and decay of at most 1e-3 for plain, called L2-SP better on the mean by 0.36 "
+        "points (reproduced) and Co-Tuning underpowered; four of its five searches ended at an "
+        "end, so stronger ones were added, on the same seeds.",
     )
 
 
