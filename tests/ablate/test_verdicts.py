@@ -122,7 +122,8 @@ def test_trends_are_judged_by_the_slopes_of_the_seeds():
     falls, rises = judge([Falls("AnB"), Rises("AnB")], values, places)
     slopes = [-5.0, -4.5, -5.5, -4.5]
     assert (falls.verdict, rises.verdict) == ("reproduced", "contradicted")
-    assert falls.trend and rises.trend
+    assert falls.trend
+    assert rises.trend
     assert falls.estimate == rises.estimate == pytest.approx(np.mean(slopes))
     p = scipy.stats.ttest_1samp(slopes, 0).pvalue
     assert falls.p == rises.p == pytest.approx(p)
