@@ -19,14 +19,14 @@ the training images is held out and the last epoch counts, where the tutorial pi
 by the images that it reports. Ants and bees are classes of ImageNet.
 
 Expected: in the tutorial a frozen network near 80 %, full a few points apart from it in either
-direction; the listings end too early, full some fifteen points ahead; full takes three to four
-times as long. Time is that of training without compiling: steps, their data, and no cache of frozen
+direction; the listings end too early, full some fifteen points ahead; full takes about four times
+as long. Time is that of training without compiling: steps, their data, and no cache of frozen
 features, as in the listings.
 
 Command: `python experiments/pytorch_tutorial.py`, after `python experiments/images.py ZIPS` and
 `jxfer zoo import FOLDER_OF_NPY --zoo runs/zoo --name resnet18-imagenet --arch resnet18 --through
 stage3 --dataset ImageNet-1k`; one job, since it measures time
-Time: 8 minutes on 2 cores; `--small` (digits and resnet20-cifar100) two.
+Time: 6 minutes on 2 cores; `--small` (digits and resnet20-cifar100) two.
 """
 
 import pathlib
