@@ -1,9 +1,7 @@
 """Workers in processes: the same bits whatever their number, and none lost to one that dies."""
 
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -87,24 +85,6 @@ def test_a_cell_that_kills_its_process_does_not_stop_the_rest(declare, sweep_of,
     assert {place for place, why in failed.items() if why} == {("short", 1), ("long", 1)}
     assert "2 processes died of it" in failed["short", 1]["deadly"]
     assert found["long", 2].measures["deadly"] == 1.0
-
-
-@pytest.mark.slow
-def test_a_killed_sweep_goes_on_to_the_same_bits(declare, sweep_of, tmp_path):
-    file = declare()
-    worker.work(str(file), False, str(tmp_path / "one"), quiet=True)
-    command = [sys.executable, "-m", "jxfer", "ablate", str(file), "--out", str(tmp_path / "two")]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    sweep = sweep_of(file, tmp_path / "two")
-    # In the middle of a run: one has ended, another has begun.
-    deadline = time.monotonic() + 300
-    while sorted(record.status for record in sweep.records().values()) != ["finished", "running"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert subprocess.run(command, capture_output=True).returncode == 0
-    assert outcomes(sweep) == outcomes(sweep_of(file, tmp_path / "one"))
 
 
 @pytest.mark.slow

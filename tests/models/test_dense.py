@@ -31,7 +31,6 @@ SLOW = {
     "resnet50d": ("resnet50d", None, HeadConfig(), 64),
     "resnext50 cut": ("resnext50_32x4d", "stage1", HeadConfig(), 64),
     "vgg11": ("vgg11", None, HeadConfig(), 224),
-    "vgg11_bn": ("vgg11_bn", None, MLP, 224),
 }
 ALL = {
     name: pytest.param(*case, id=name, marks=pytest.mark.slow if name in SLOW else ())

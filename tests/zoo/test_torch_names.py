@@ -49,7 +49,8 @@ def test_import_then_export_gives_every_tensor_back_bit_for_bit(arch):
     for name, tensor in back.items():
         assert tensor.dtype == np.float32
         assert tensor.flags.c_contiguous
-        np.testing.assert_array_equal(tensor, tensors[name])
+        assert tensor.shape == tensors[name].shape
+        assert tensor.tobytes() == tensors[name].tobytes()
     with torch.device("meta"):
         other = torch_reference.create(arch, 3)
     other.load_state_dict(
