@@ -114,8 +114,8 @@ def experiment(small: bool = False) -> Experiment:
         choices={arm: ({},) for arm in (*METHODS, ORACLE)},
         claims=_claims(tuple(pairs)),
         measures={
-            "source accuracy": measures.adaptation("source_test_accuracy", 100),
-            "oracle-selected": measures.adaptation("oracle_test_accuracy", 100),
+            "source accuracy, %": measures.adaptation("source_test_accuracy", 100),
+            "oracle-selected accuracy, %": measures.adaptation("oracle_test_accuracy", 100),
             "proxy A-distance": measures.domain_distance,
             "diverged": measures.adaptation("diverged"),
         },

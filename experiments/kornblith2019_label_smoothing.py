@@ -39,7 +39,7 @@ SIZE = 16  # pixels of a side: a quarter of the work of 32
 PER_CLASS = 150  # training images of the source
 EPOCHS = 8.0  # on the source
 SMOOTHING = {"cross-entropy": 0.0, "label smoothing": 0.1}
-PROBE, FULL, ON_SOURCE = "linear probe", "fine-tuning", "source accuracy"
+PROBE, FULL, ON_SOURCE = "linear probe", "fine-tuning", "source accuracy, %"
 STRATEGIES = {PROBE: StrategyConfig("linear_probe"), FULL: StrategyConfig("full")}
 TARGET_EPOCHS = {PROBE: 100.0, FULL: 6.0}
 """A probe's features are computed once, so its epochs cost little."""

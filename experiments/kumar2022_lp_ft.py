@@ -49,7 +49,8 @@ FIRST_LR = 0.1
 """Of the probe that LP-FT starts from: what that search chose for the probe."""
 SETTINGS = {"20 labels a class": (20, 12.0), "100 labels a class": (100, 6.0)}
 """Training images of each class, and epochs."""
-JPEG, CORRUPTED, DRIFT = "lossy JPEG", "corrupted", "feature drift"
+JPEG, CORRUPTED = "accuracy on lossy JPEG, %", "accuracy on corrupted images, %"
+DRIFT = "feature drift"
 
 
 def experiment(small: bool = False) -> Experiment:
