@@ -92,10 +92,11 @@ def adaptation(name: str, scale: float = 1.0) -> Measure:
 def domain_distance(run: pathlib.Path) -> float | None:
     """Proxy A-distance between pooled features of the source's test images and of the target's.
 
-    As the chosen model has them; None of a run that does not adapt.
+    As the chosen model has them. None of a run that does not adapt, and of AdaBN, whose saved model
+    has statistics of the target alone.
     """
     config = run_folder.read_config(run)
-    if config.adapt.target is None:
+    if config.adapt.target is None or config.adapt.method == "adabn":
         return None
     source, target = (pooled(run, spec)[0] for spec in (config.data.source, config.adapt.target))
     return proxy_a_distance(source, target, seed=0)

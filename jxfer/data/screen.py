@@ -38,7 +38,7 @@ def load_splits(config: DataConfig, *, by_class: bool = True) -> Splits:
     if config.balanced_sampling:
         sampling.members(train)
     counts = np.bincount(train.labels, minlength=len(train.class_names))
-    if splits.skipped and not counts.all():
+    if by_class and splits.skipped and not counts.all():
         empty = train.class_names[int(counts.argmin())]
         raise UserError(
             f"class {empty} has no readable training image ({len(splits.skipped)} skipped, "

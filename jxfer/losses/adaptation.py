@@ -123,7 +123,8 @@ def mmd(source: jax.Array, target: jax.Array) -> jax.Array:
     The term of DAN (Long et al. 2015, "Learning Transferable Features with Deep Adaptation
     Networks", section 3). The paper takes the unbiased estimate of linear time and fits the weights
     of the kernels. Here it is that of quadratic time (Gretton et al. 2012, "A Kernel Two-Sample
-    Test", eq. 3), which varies less and costs little beside a network, and all weigh the same.
+    Test", eq. 3), which varies less and costs little beside a network. Bandwidths: five about the
+    mean distance, all of one weight, where the paper spreads more of them about the median.
 
     Args:
       source: [B, C] features.

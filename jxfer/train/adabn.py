@@ -1,7 +1,7 @@
 """AdaBN: the statistics of BatchNorm re-estimated on images of another domain.
 
 After `evaluate` in the flow. Li et al. 2017, "Revisiting Batch Normalization for Practical Domain
-Adaptation", section 3.3 and algorithm 1. Nothing is trained and no label is read.
+Adaptation", section 3 and algorithm 1. Nothing is trained and no label is read.
 """
 
 import functools

@@ -68,6 +68,7 @@ class Judge:
     ) -> None:
         self._config, self._splits, self._target = config, splits, target
         self._model, self._preprocessing = pretrained.model, pretrained.preprocessing
+        self._start = pretrained.variables
         self._evaluator = Evaluator(self._model, self._preprocessing, config.batch_size)
         self.best, self.oracle = Best(), Best()
         self._last_correct, self._most_correct = 0, 0
@@ -146,14 +147,16 @@ class Judge:
             oracle = self._test_on(self._target, self._adapted(other, self._target))
         config, examples = self._config.adapt, len(self._splits.val)
         classes = len(self._splits.val.class_names)
-        diverged = has_diverged(self._last_correct, self._most_correct, examples, classes)
+        start = self._evaluator.evaluate(parallel.replicate(self._start), self._splits.val)
+        most = max(self._most_correct, start.correct)
+        diverged = has_diverged(self._last_correct, most, examples, classes)
         if diverged:
             _log.warning(
                 "the run has diverged: %d of %d validation images of the source at its end, %d at "
                 "best; lower --adapt.weight or --optimizer.lr",
                 self._last_correct,
                 examples,
-                self._most_correct,
+                most,
             )
         adapt = {
             "method": config.method,
@@ -214,7 +217,7 @@ def has_diverged(last: int, best: int, examples: int, classes: int) -> bool:
 
     Args:
       last: correct validation images of the source at the last evaluation.
-      best: the most at any.
+      best: the most at any, or of the network that the run started from.
       examples: validation images.
       classes: of the head.
     """

@@ -209,7 +209,8 @@ class ProgressBar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if not self._progress.disable:  # rich 14.0 ends even what never began with an empty line
+            self._progress.stop()
 
     def advance(self, step: int) -> None:
         self._progress.update(self._task, completed=step)

@@ -46,6 +46,18 @@ def test_the_gradient_of_coral_is_the_papers(rng):
         np.testing.assert_allclose(slopes, wanted, rtol=1e-4, atol=1e-6)
 
 
+def test_the_gradient_of_coral_is_its_slope(rng):
+    source, target = batches(rng)
+    found = jax.grad(adaptation.coral)(source, target)
+    way = rng.normal(size=source.shape)
+
+    def value(x):
+        difference = np.cov(x, rowvar=False) - np.cov(np.float64(target), rowvar=False)
+        return (difference**2).sum() / (4 * 4**2)
+
+    assert (found * way).sum() == pytest.approx(slope(value, source, way), rel=1e-4)
+
+
 def test_coral_does_not_see_the_means(rng):
     source, target = (np.round(x * 64) / 64 for x in batches(rng))  # so that the shift is exact
     shifted = adaptation.coral(source + 512, target - 256)

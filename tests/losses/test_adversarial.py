@@ -39,7 +39,11 @@ def test_reversal_trains_two_players_against_each_other():
     def loss(a, x):
         return (a * adversarial.reverse_gradient(x, jnp.float32(0.5))) ** 2
 
-    assert jax.grad(loss, argnums=(0, 1))(3.0, 2.0) == (2 * 3 * 4, -0.5 * 2 * 9 * 2)
+    for_a, for_x = jax.grad(loss, argnums=(0, 1))(3.0, 2.0)
+    assert (for_a, for_x) == (2 * 3 * 4, -0.5 * 2 * 9 * 2)
+    # Beside slopes of (a x)^2, whose value the reversal leaves alone.
+    assert for_a == pytest.approx((3.001**2 - 2.999**2) * 4 / 0.002)
+    assert for_x == pytest.approx(-0.5 * (2.001**2 - 1.999**2) * 9 / 0.002)
 
 
 def test_the_strength_rises_as_in_the_paper():

@@ -19,6 +19,7 @@ from jxfer.train.selection import evaluation_steps
 from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import store, weights
+from jxfer.zoo.pretrained import ModelConfig
 from tests import runs
 from tests.train.steps import SGD
 
@@ -45,12 +46,20 @@ def test_a_run_says_how_it_does_on_the_target(method, adapted_config, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("select", ["source", "importance_weighted", "entropy", "density"])
+@pytest.mark.parametrize(
+    ("method", "select"),
+    [
+        ("mcc", "source"),
+        ("cdan", "importance_weighted"),
+        ("dan", "entropy"),
+        ("adabn", "density"),
+    ],
+)
 def test_no_label_of_the_target_changes_what_is_chosen(
-    select, adapted_config, tmp_path, monkeypatch, assert_same_bits
+    method, select, adapted_config, tmp_path, monkeypatch, assert_same_bits
 ):
     """With the target's labels and without: the same model, and other figures."""
-    config = adapted_config("mcc", adapt={"select": select}, augment=AugmentConfig())
+    config = adapted_config(method, adapt={"select": select}, augment=AugmentConfig())
     right = loop.run_config(config, tmp_path / "right", quiet=True)
 
     opened, seen = feed.open_target, []
@@ -68,6 +77,21 @@ def test_no_label_of_the_target_changes_what_is_chosen(
     assert [set(target.test.labels) for target in seen] == [{0}]
     first, second = (weights.load(str(tmp_path / name)).variables for name in ("right", "wrong"))
     assert_same_bits(first, second)
+
+
+@pytest.mark.slow
+def test_a_run_that_ends_far_below_where_it_began_has_diverged(adapted_config, tmp_path, caplog):
+    """From weights that know the source; at this rate the first steps undo them."""
+    learned = adapted_config("source_only", epochs=20.0, optimizer=SGD)
+    before = loop.run_config(learned, tmp_path / "learned", quiet=True)
+    assert before["val_accuracy"] > 0.8
+    assert not before["adapt"]["diverged"]
+    model = ModelConfig(weights=str(tmp_path / "learned"), head="keep")
+    fast = OptimizerConfig(lr=3.0, backbone_lr=3.0, clip_norm=1.0)
+    config = adapted_config("mcc", model=model, epochs=1.0, eval_every=1.0, optimizer=fast)
+    found = loop.run_config(config, tmp_path / "undone", quiet=True)
+    assert found["adapt"]["diverged"]
+    assert "the run has diverged" in caplog.text
 
 
 class AllOfOneClass(View):
