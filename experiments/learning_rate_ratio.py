@@ -13,6 +13,9 @@ that suits another one.
 Expected: a hump: low at 0.01 where the source is unlike the data, best about 0.1 to 1, and a fall
 at 10.
 
+Measured: on digits no fall, the highest means at 10 (92 to 96 %); on photographs 49 to 54 % at 0.1
+and 44 to 48 at 10.
+
 Command: `python experiments/learning_rate_ratio.py --jobs 2`, after `python experiments/images.py
 ZIPS`
 Time: 30 minutes on 2 cores; `--small` (digits from letters, 2 seeds) three, no images.
@@ -86,7 +89,8 @@ def experiment(small: bool = False) -> Experiment:
         "ratio and data set. Digits have 500 test images, CIFAR-10 1,000, the same at every seed. "
         "Rates are chosen on 130 and 400 validation images, more than so few labels would leave. "
         "A first search ended at its lower end at a ratio of 10; with wider ones, on the same "
-        "seeds, no verdict changed.",
+        "seeds, no verdict changed; p and its correction are those of a single look, and this is "
+        "the second.",
     )
 
 

@@ -1,14 +1,16 @@
-"""Every two arms of a table, setting by setting: paired differences, of which no claim was made.
+"""Every two arms of a table in each setting: paired differences, of which no claim was made.
 
 Command: `python -m scripts.compare_arms experiments/results/NAME`
 
 Left minus right over the seeds that both have, and the 95 % t-interval of the mean, not corrected
-for their number: what docs/findings.md calls "uncorrected".
+for their number: what docs/findings.md calls "uncorrected". Where the settings are an axis, such as
+the freeze depth, a second table compares every two of them in each arm.
 """
 
 import itertools
 import pathlib
 import sys
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tyro
@@ -27,15 +29,35 @@ def main(out: tyro.conf.Positional[pathlib.Path], measure: str = ACCURACY) -> No
       measure: Of which differences are taken.
     """
     found = results.read(out)
-    rows = [("setting", "left", "right", "pairs", "difference", "95 % interval")]
-    for setting in found.settings:
-        for left, right in itertools.combinations(found.arms, 2):
-            paired = found.differences(setting.name, left, right, measure)
+    settings = [setting.name for setting in found.settings]
+    values = {
+        (setting, arm): one.values
+        for setting, arm in itertools.product(settings, found.arms)
+        if (one := found.summary(setting, arm, measure))
+    }
+    print(_table("setting", settings, found.arms, values))
+    if found.axis:
+        by_arm = {(arm, setting): some for (setting, arm), some in values.items()}
+        print("\n" + _table("arm", found.arms, settings, by_arm))
+
+
+def _table(
+    name: str,
+    blocks: Sequence[str],
+    sides: Sequence[str],
+    values: Mapping[tuple[str, str], Mapping[int, float]],
+) -> str:
+    """Every two sides in each block, from {(block, side): {seed: value}}."""
+    rows = [(name, "left", "right", "pairs", "difference", "95 % interval")]
+    for block in blocks:
+        for left, right in itertools.combinations(sides, 2):
+            one, other = values.get((block, left), {}), values.get((block, right), {})
+            paired = [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
             if len(paired) > 1:
                 low, high = statistics.t_interval(paired)
                 shown = (f"{np.mean(paired):.2f}", f"{low:.2f} to {high:.2f}")
-                rows.append((setting.name, left, right, str(len(paired)), *shown))
-    print(text.table(rows))
+                rows.append((block, left, right, str(len(paired)), *shown))
+    return text.table(rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ Small is at most 0.025 after Holm's correction over all claims of the table, for
 own. So a table calls a false claim reproduced with a chance of at most 2.5 %, a true one
 contradicted with at most 2.5 %, and errs at all with at most 5 %, however many its claims. A claim
 that lacks seeds still counts in the correction: cells that failed make no other claim easier. The
-seeds are chosen beforehand; seeds that are added until a claim succeeds void these numbers.
+seeds are chosen beforehand; seeds that are added until a claim succeeds void these numbers. So does
+a second look at the same seeds, such as with a wider search once verdicts are known: it takes fresh
+seeds.
 
 The intervals beside a verdict are those of its claim alone, at 95 % and not corrected.
 """

@@ -127,15 +127,17 @@ def _title(found: Results) -> str:
 
 def _provenance(found: Results) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
-    finished = sum(cell.status == "finished" for cell in found.cells)
-    seconds = sum(cell.seconds or 0.0 for cell in found.cells)
+    # A run may stand at several places of the table.
+    cells = {cell.key: cell for cell in found.cells}.values()
+    finished = sum(cell.status == "finished" for cell in cells)
+    seconds = sum(cell.seconds or 0.0 for cell in cells)
     commits = ", ".join(found.commits) or NONE
     return [
         f"Experiment: {found.file}",
         f"Command: {found.command}",
         f"Commit: {commits}" + (" (runs of several commits)" if len(found.commits) > 1 else ""),
         f"Versions: {versions or NONE}",
-        f"Cells: {finished} of {len(found.cells)} finished, {seconds / 3600:.2g} hours in all",
+        f"Cells: {finished} of {len(cells)} finished, {seconds / 3600:.2g} hours in all",
     ]
 
 

@@ -124,11 +124,12 @@ def claims(results: Results) -> Table:
     caption = (
         "A claim is tested on differences between runs that share a seed, left minus right, or on "
         "slopes per unit of the axis. Estimate: their mean, with 95 % intervals of this claim "
-        "alone, not corrected; effect: Cohen's d. p: twice the one-sided p of the side that the "
-        "verdict takes, or of the nearer one; the verdict follows from p after Holm's correction "
-        "over all tested claims of the table, at 0.05. Sign flip: from 8 pairs on. Seeds needed: "
-        "for 80 % power, were the effect what was seen, at the strictest level of the correction. "
-        "Underpowered: neither the claim nor its opposite is shown."
+        "alone, not corrected; effect: Cohen's d_z, of paired differences (or slopes). p: twice "
+        "the one-sided p of the side that the verdict takes, or of the nearer one; the verdict "
+        "follows from p after Holm's correction over all tested claims of the table, at 0.05. Sign "
+        "flip: from 8 pairs on. Seeds needed: for 80 % power, were the effect what was seen, at "
+        "the strictest level of the correction. Underpowered: neither the claim nor its opposite "
+        "is shown."
     )
     if any(one.estimate is not None and one.pairs > 1 and one.p is None for one in results.claims):
         caption += " Rows without p are of measures without chance: compared, not tested."

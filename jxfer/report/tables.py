@@ -28,6 +28,8 @@ _LATEX = str.maketrans(
     }
 )
 _MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in "\\|*_`[]<>#"})
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""With which a spreadsheet takes text for a formula (OWASP, "CSV Injection")."""
 
 
 def markdown(table: Table) -> str:
@@ -88,11 +90,22 @@ def escape_latex(shown: str) -> str:
 
 
 def to_csv(columns: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> str:
-    """Comma-separated values. Numbers keep all their digits; None is an empty field."""
+    """Comma-separated values. Numbers keep all their digits; None is an empty field.
+
+    Text that a spreadsheet would take for a formula gets a "'" before it.
+    """
+    return "".join(map(_csv_line, (columns, *rows)))
+
+
+def _csv_line(row: Sequence[str | float | None]) -> str:
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerows([columns, *rows])
-    return stream.getvalue()
+    # Quotes a carriage return only where one ends the line.
+    csv.writer(stream, lineterminator="\r\n").writerow(map(_as_text, row))
+    return stream.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _as_text(cell: str | float | None) -> str | float | None:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def escape_markdown(shown: str) -> str:

@@ -277,6 +277,15 @@ def test_a_sweep_that_has_not_begun_is_reported(tmp_path):
     assert "0 of 51 finished" in text
 
 
+def test_a_run_at_two_places_of_the_table_is_counted_once(tmp_path):
+    base = given([50, 60], [50, 60])
+    base["cells"] = [{**one, "seconds": 3600.0} for one in base["cells"]]
+    base["cells"][2]["key"] = base["cells"][0]["key"]
+    (tmp_path / "results.json").write_text(json.dumps(base))
+    last = sweep._provenance(results.read(tmp_path))[-1]
+    assert last == "Cells: 3 of 3 finished, 3 hours in all"
+
+
 @pytest.mark.parametrize(
     ("text", "words"), [(None, "jxfer ablate"), ('{"name": ', "not valid JSON"), ("[]", "object")]
 )

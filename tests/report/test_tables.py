@@ -67,9 +67,18 @@ def test_latex_compiles(tmp_path):
 
 
 def test_csv_comes_back_with_all_digits():
-    rows = [['a,"b"\nc', 0.1 + 0.2, 7, None], ["=1+1", 1e-300, -3, None]]
+    rows = [['a,"b"\nc', 0.1 + 0.2, 7, None], ["1+1=2", -1e-300, -3, None]]
     header, *found = csv.reader(io.StringIO(tables.to_csv(["a", "b", "c", "d"], rows)))
     assert header == ["a", "b", "c", "d"]
     for row, (name, number, count, none) in zip(rows, found, strict=True):
         assert [name, float(number), int(count)] == row[:3]
         assert none == ""
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@A1", "\t=1", "\r=1"])
+def test_no_text_of_csv_is_a_formula(name):
+    """The six first signs that OWASP's "CSV Injection" lists."""
+    for row in csv.reader(io.StringIO(tables.to_csv([name, "b"], [[name, -1], ["=", -0.5]]), "")):
+        assert row[0][0] == "'"
+        assert row[0][1:] in (name, "=")
+        assert row[1] in ("b", "-1", "-0.5")
