@@ -53,8 +53,8 @@ def fetch(url: str, target: Path, sha256_prefix: str) -> Path:
 
     Raises:
       UserError: the server or the network fails, is slower than 1 KiB a second for a minute, or
-        sends us elsewhere or more than `LARGEST`; offline mode forbids the download, the content is not what was published, or the folder
-        cannot be written.
+        sends us elsewhere or more than `LARGEST`; offline mode forbids the download, the content is
+        not what was published, or the folder cannot be written.
     """
     if _is_whole(target, sha256_prefix):  # a cache that others filled may be read-only
         return target

@@ -163,7 +163,7 @@ def drawn_plans(draw, name):
     )
     phases = strategies.phases(StrategyConfig(name, **used), STAGES, per_stage=optimizer.per_stage)
     phase = draw(st.sampled_from(phases[::-1]))
-    return steps.make_plan(phase=phase, optimizer=optimizer, folded=draw(st.booleans()))
+    return steps.make_plan(phase=phase, optimizer=optimizer)
 
 
 @pytest.mark.slow
@@ -201,8 +201,6 @@ def stored(plan, statistic):
     """By the options of a strategy: whether the averages of a norm stay."""
     norm = statistic.removeprefix("batch_stats/").rpartition("/")[0]
     labels = trees.flatten(plan.labels)
-    if plan.folded:
-        return True
     if {labels[f"{norm}/scale"], labels[f"{norm}/bias"]} == {FROZEN}:
         return plan.phase.frozen_norms == "frozen"
     return plan.phase.trainable_norms == "frozen"
