@@ -1,13 +1,18 @@
 """What must hold for every input, looked for by Hypothesis; the same examples each time.
 
-That any interruption schedule gives the same final state is in `train/test_resume.py`.
+Elsewhere: that any interruption schedule gives the same final state, `train/test_resume.py`; that
+real steps leave frozen parameters and statistics alone, `train/test_freeze.py`; that what is
+exported comes back, `zoo/test_round_trips.py`.
 """
 
 import collections
+import contextlib
+import dataclasses
 import itertools
 import re
 
 import cv2
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -20,6 +25,8 @@ from jxfer.data.loader import eval_batches, train_batches, train_rows
 from jxfer.data.sources import Example, Source
 from jxfer.data.transforms import CIFAR, AugmentConfig, Preprocessing
 from jxfer.errors import UserError
+from jxfer.train import parallel
+from jxfer.train.evaluate import Evaluator
 from jxfer.transfer import optimizer
 from jxfer.transfer.labels import FROZEN, base, label_tree
 from jxfer.transfer.optimizer import OptimizerConfig
@@ -27,11 +34,12 @@ from jxfer.transfer.strategy import StrategyConfig, phases
 from jxfer.zoo.card import Card
 from tests.hypotheses import examples
 
-ONE_PIXEL = cv2.imencode(".png", np.zeros((1, 1, 3), np.uint8))[1].tobytes()
+MOST = 30
+PIXEL = Preprocessing(1, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
 
 
 class Numbered(Source):
-    """Images of one pixel; the label of each is its place."""
+    """Images of one pixel; its value and the label of each are its place."""
 
     def __init__(self, count: int) -> None:
         self.class_names = tuple(map(str, range(count)))
@@ -48,32 +56,48 @@ class Numbered(Source):
         return self._count
 
     def __getitem__(self, index: int) -> Example:
-        return Example(ONE_PIXEL, index, str(index))
+        pixel = np.full((1, 1, 3), index, np.uint8)
+        return Example(cv2.imencode(".png", pixel)[1].tobytes(), index, str(index))
 
 
-sizes = st.integers(1, 30)
-hosts_and_batches = st.tuples(st.integers(1, 4), st.integers(1, 5))
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """A network that reads the label off the pixel."""
+
+    def apply(self, variables, inputs, after=None):
+        return {"logits": -jnp.abs(inputs[:, 0, 0, :1] - jnp.arange(float(MOST))[None])}, {}
 
 
-@examples(8)
-@given(sizes, hosts_and_batches)
-def test_an_evaluation_counts_each_example_once_over_all_hosts(size, shape):
-    hosts, per_host = shape
+@contextlib.contextmanager
+def pod(hosts, devices):
+    """This process is one of so many, each with so many of the eight devices."""
+    own = jax.local_devices()[:devices]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "local_devices", lambda: own)
+        patch.setattr(jax, "local_device_count", lambda: devices)
+        patch.setattr(jax, "device_count", lambda: hosts * devices)
+        patch.setattr(jax, "process_count", lambda: hosts)
+        yield
+
+
+sizes = st.integers(1, MOST)
+pods = st.sampled_from([(h, d) for h in range(1, 5) for d in range(1, 9) if h * d <= 8])
+each = st.integers(1, 3)  # examples of a device's batch
+
+
+@examples(10)
+@given(sizes, pods, each)
+def test_each_example_is_dealt_once_over_all_hosts_and_devices(size, shape, each):
+    hosts, devices = shape
     source, counted, lengths = Numbered(size), [], set()
     for host in range(hosts):
-        batches = list(
-            eval_batches(
-                source,
-                Preprocessing(1),
-                batch_size=hosts * per_host,
-                threads=1,
-                host=host,
-                hosts=hosts,
-            )
-        )
-        lengths.add(len(batches))
-        for batch in batches:
-            assert batch["mask"].shape == (per_host,)
+        batch = hosts * devices * each
+        batches = eval_batches(source, PIXEL, batch_size=batch, threads=1, host=host, hosts=hosts)
+        with pod(hosts, devices):
+            dealt = jax.device_get(list(parallel.shard(batches)))
+        lengths.add(len(dealt))
+        for batch in dealt:
+            assert batch["mask"].shape == (devices, each)
             real = batch["mask"] > 0
             np.testing.assert_array_equal(batch["label"][real], batch["index"][real])
             counted += batch["index"][real].tolist()
@@ -83,39 +107,64 @@ def test_an_evaluation_counts_each_example_once_over_all_hosts(size, shape):
 
 @pytest.mark.slow
 @examples(15)
-@given(st.integers(1, 12), hosts_and_batches, st.integers(0, 2**31), st.integers(0, 20))
-def test_each_epoch_draws_each_example_once_over_all_hosts_wherever_it_resumes(
-    size, shape, seed, start
+@given(sizes, st.integers(1, 8), st.integers(1, 20))
+def test_an_evaluation_counts_each_example_once_on_any_devices(size, devices, batch_size):
+    """Compiled for so many devices; that a class has one example tells who was counted."""
+    with pod(1, devices):
+        evaluator, variables = Evaluator(Reader(), PIXEL, batch_size), parallel.replicate({})
+        result = evaluator.evaluate(variables, Numbered(size))
+        rows = evaluator.probabilities(variables, Numbered(size))
+    assert (result.examples, result.correct, result.macro_f1) == (size, size, 1)
+    np.testing.assert_array_equal(rows.argmax(-1), np.arange(size))
+
+
+@pytest.mark.slow
+@examples(15)
+@given(st.integers(1, 12), pods, each, st.integers(0, 2**31), st.integers(0, 20))
+def test_each_epoch_draws_each_example_once_over_all_devices_wherever_it_resumes(
+    size, shape, each, seed, start
 ):
-    hosts, per_host = shape
-    batch = hosts * per_host
+    hosts, devices = shape
+    batch = hosts * devices * each
     steps = -(-3 * size // batch)
     source = Numbered(size)
 
-    def labels(host, of, start):
+    def labels(host, start):
+        """[steps, devices, each] of a host."""
         batches = train_batches(
             source,
-            Preprocessing(1),
+            PIXEL,
             AugmentConfig(),
             batch_size=batch,
             seed=seed,
             start_step=start,
             threads=1,
             host=host,
-            hosts=of,
+            hosts=hosts,
         )
-        return [found["label"] for found in itertools.islice(batches, steps)]
+        with pod(hosts, devices):
+            dealt = list(parallel.shard(itertools.islice(batches, steps)))
+        return np.stack([np.asarray(found["label"]) for found in dealt])
 
-    by_host = [labels(host, hosts, 0) for host in range(hosts)]
-    # Draw k of the run is row k // hosts of host k % hosts.
-    drawn = np.stack([np.concatenate(rows) for rows in by_host], 1).reshape(-1)
+    with pod(hosts, devices):
+        places = np.asarray(
+            jax.vmap(lambda _: parallel.example_indices(each), axis_name=parallel.AXIS)(
+                jnp.zeros(hosts * devices)
+            )
+        )
+    assert sorted(places.reshape(-1)) == list(range(batch))
+
+    def drawn(start):
+        """Each draw of the run in its place, whichever device has it."""
+        found = np.empty((steps, batch), np.int32)
+        found[:, places] = np.concatenate([labels(host, start) for host in range(hosts)], 1)
+        return found
+
+    whole = drawn(0).reshape(-1)
     for epoch in range(3):
-        assert sorted(drawn[epoch * size : (epoch + 1) * size]) == list(range(size))
+        assert sorted(whole[epoch * size : (epoch + 1) * size]) == list(range(size))
     rows = train_rows(source, 1, batch_size=batch, seed=seed, start_step=start)
-    resumed = np.stack([np.concatenate(labels(host, hosts, start)) for host in range(hosts)], 1)
-    np.testing.assert_array_equal(
-        resumed.reshape(-1), np.concatenate(list(itertools.islice(rows, steps)))
-    )
+    np.testing.assert_array_equal(drawn(start), list(itertools.islice(rows, steps)))
 
 
 PATHS = (

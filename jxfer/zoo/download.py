@@ -7,10 +7,12 @@ all downloads: who sets it on a machine without a network shall not wait for one
 import hashlib
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
 import requests
+import urllib3
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -28,7 +30,9 @@ ATTEMPTS = 4
 LARGEST = 2 << 30
 """Bytes of a download; four times the largest file of torchvision's."""
 _TIMEOUT = (10, 30)  # seconds to connect, and between two pieces
-_PIECE = 1 << 20
+_PIECE = 1 << 16  # bytes at most
+_LEAST = 1 << 10  # bytes a second, on average over each stretch of so many seconds:
+_STRETCH = 60.0
 _log = logging.getLogger("jxfer")
 
 
@@ -48,9 +52,9 @@ def fetch(url: str, target: Path, sha256_prefix: str) -> Path:
       `target`.
 
     Raises:
-      UserError: the server or the network fails, or sends us elsewhere or more than `LARGEST`;
-        offline mode forbids the download, the content is not what was published, or the folder
-        cannot be written.
+      UserError: the server or the network fails, is slower than 1 KiB a second for a minute, or
+        sends us elsewhere or more than `LARGEST`; offline mode forbids the download, the content is
+        not what was published, or the folder cannot be written.
     """
     if _is_whole(target, sha256_prefix):  # a cache that others filled may be read-only
         return target
@@ -127,7 +131,7 @@ def _append(url: str, part: Path) -> None:
             raise UserError(f"{url}: the server announces {total:,} bytes, more than {LARGEST:,}")
         with part.open("ab" if resumed else "wb") as file, _progress() as progress:
             task = progress.add_task(part.name.removesuffix(".part"), total=total, completed=start)
-            for piece in response.iter_content(_PIECE):
+            for piece in _pieces(url, response):
                 file.write(piece)
                 progress.advance(task, len(piece))
                 if file.tell() > LARGEST:
@@ -137,6 +141,26 @@ def _append(url: str, part: Path) -> None:
             raise UserError(f"{url}: the server sends more than {LARGEST:,} bytes; nothing is kept")
     if total is not None and _size(part) < total:
         raise requests.ConnectionError("the server closed the connection early")
+
+
+def _pieces(url: str, response: requests.Response) -> Iterator[bytes]:
+    """The body as it comes: `iter_content` would wait until a piece is full, however long."""
+    since, received = time.monotonic(), 0
+    try:
+        while piece := response.raw.read1(_PIECE):
+            yield piece
+            received += len(piece)
+            seconds = time.monotonic() - since
+            if seconds < _STRETCH:
+                continue
+            if received < _LEAST * seconds:
+                raise UserError(
+                    f"{url}: the server sent {received:,} bytes in {seconds:.0f} s, fewer than "
+                    f"{_LEAST:,} a second; the same command resumes"
+                )
+            since, received = time.monotonic(), 0
+    except urllib3.exceptions.HTTPError as error:
+        raise requests.ConnectionError(error) from error
 
 
 def _size(part: Path) -> int:

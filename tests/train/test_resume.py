@@ -7,7 +7,7 @@ import shutil
 
 import jax
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jxfer.data.sources import DataConfig
@@ -18,6 +18,7 @@ from jxfer.train.log import TrainingLog
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import store
 from jxfer.zoo.pretrained import ModelConfig
+from tests.hypotheses import examples
 from tests.runs import flip_a_bit, largest_file, lines, summary, truncate
 
 
@@ -220,7 +221,7 @@ class _Interruption(Exception):
 
 
 @pytest.mark.slow
-@settings(max_examples=3, deadline=None, derandomize=True, database=None)
+@examples(8)
 @given(schedule=st.lists(st.integers(1, 17), min_size=1, max_size=3).map(sorted))
 def test_any_schedule_of_interruptions_gives_the_same_final_state(
     schedule, config, assert_same_run, tmp_path_factory

@@ -56,6 +56,8 @@ class File:
     """the Content-Length of every GET, whatever is sent"""
     endless: bool = False
     """the response to a GET says no length and never ends"""
+    pause: float | None = None
+    """seconds before each byte of what is sent"""
 
     @property
     def etag(self) -> str:
@@ -179,6 +181,12 @@ class Server:
         handler.send_header("Content-Length", (file.announced if body else None) or length)
         handler.end_headers()
         if not body:
+            return
+        if file.pause is not None:
+            with contextlib.suppress(ConnectionError):
+                for byte in content[start:]:
+                    threading.Event().wait(file.pause)
+                    handler.wfile.write(bytes([byte]))
             return
         if file.drop_after is None:
             handler.wfile.write(content[start:])

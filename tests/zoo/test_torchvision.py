@@ -161,6 +161,24 @@ def test_a_response_that_never_ends_is_cut_off(server, file, one_line, monkeypat
     assert not kept()
 
 
+def test_a_server_that_trickles_is_given_up_and_the_same_call_resumes(
+    server, one_line, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(download, "_STRETCH", 0.2)
+    file = server.files["/slow"] = File(bytes(range(200)), pause=0.03)
+    url, target = f"{server.url}/slow", tmp_path / "slow"
+    digest = hashlib.sha256(file.content).hexdigest()
+    with one_line(url, "fewer than 1,024 a second", "the same command resumes"):
+        download.fetch(url, target, digest)
+    came = (tmp_path / "slow.part").read_bytes()
+    assert 0 < len(came) < 200
+    monkeypatch.setattr(download, "_LEAST", 0.01)
+    file.pause = 0.003
+    download.fetch(url, target, digest)
+    assert server.got("slow") == [None, f"bytes={len(came)}-"]
+    assert target.read_bytes() == file.content
+
+
 def test_too_large_a_file_is_not_begun(server, file, one_line):
     file.announced = str(10**12)
     with one_line(server.url, "announces 1,000,000,000,000 bytes", "2,147,483,648"):
