@@ -42,7 +42,7 @@ def unseal(found: Any, where: str, remedy: str = "restore it") -> Any:
       UserError: the checksum is that of other values.
     """
     values = bare(found)
-    if isinstance(found, dict) and found.get(CHECKSUM) not in (None, _checksum(values)):
+    if isinstance(found, dict) and _is_damaged(found, values):
         raise UserError(
             f"{where} is damaged: its checksum is that of another content; {remedy}; if the change "
             "is yours, remove the line of the checksum"
@@ -69,6 +69,16 @@ def read(path: pathlib.Path, remedy: str) -> Any:
     except ValueError as error:
         raise UserError(f"{path} is damaged, no valid JSON ({error}); {remedy}") from error
     return unseal(found, str(path), remedy)
+
+
+def _is_damaged(found: dict[str, Any], values: dict[str, Any]) -> bool:
+    if CHECKSUM in found:
+        return found[CHECKSUM] not in (None, _checksum(values))
+    # A bit of the field's own name may have flipped.
+    return any(
+        isinstance(value, str) and value == _checksum({k: v for k, v in found.items() if k != name})
+        for name, value in found.items()
+    )
 
 
 def _checksum(values: dict[str, Any]) -> str:

@@ -41,7 +41,7 @@ def test_the_checksum_is_that_of_what_json_keeps():
 
 @pytest.mark.parametrize("bit", range(8))
 def test_no_bit_flips_in_silence(bit, file):
-    """In every byte: one line, but where the name of the checksum is another one, or a space."""
+    """In every byte: one line, but where it makes another space of a space."""
     whole = file.read_bytes()
     told = []
     for place in range(len(whole)):
@@ -53,7 +53,7 @@ def test_no_bit_flips_in_silence(bit, file):
         except UserError as error:
             told.append(str(error))
         else:
-            assert shown(VALUES) == shown({k: v for k, v in found.items() if k in VALUES})
+            assert shown(found) == shown(VALUES)
     assert len(told) > len(whole) - 20
     for line in told:
         assert f"{file} is damaged" in line or f"{file} cannot be read: it is damaged" in line
