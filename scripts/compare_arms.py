@@ -16,6 +16,7 @@ import numpy as np
 import tyro
 
 from jxfer import statistics, text
+from jxfer.ablate import pairing
 from jxfer.ablate.claims import ACCURACY
 from jxfer.commands.main import guard
 from jxfer.report import results
@@ -52,7 +53,7 @@ def _table(
     for block in blocks:
         for left, right in itertools.combinations(sides, 2):
             one, other = values.get((block, left), {}), values.get((block, right), {})
-            paired = [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
+            paired = pairing.differences([one], [other]).numbers
             if len(paired) > 1:
                 low, high = statistics.t_interval(paired)
                 shown = (f"{np.mean(paired):.2f}", f"{low:.2f} to {high:.2f}")

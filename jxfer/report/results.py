@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jxfer import sealed, statistics
+from jxfer.ablate import pairing
 from jxfer.ablate.claims import ACCURACY
 from jxfer.ablate.verdicts import Verdict
 from jxfer.errors import UserError
@@ -162,19 +163,11 @@ class Results:
             return set()
         best = max(values, key=lambda arm: float(np.mean(list(values[arm].values()))))
         kept = {best}
-        for arm in values:
-            paired = self.differences(setting, arm, best, measure)
+        for arm, mine in values.items():
+            paired = pairing.differences([mine], [values[best]]).numbers
             if arm != best and len(paired) > 1 and statistics.t_interval(paired)[1] >= 0:
                 kept.add(arm)
         return kept
-
-    def differences(self, setting: str, left: str, right: str, measure: str) -> list[float]:
-        """Left minus right in a setting, for each seed that both have."""
-        one, other = (self.summary(setting, arm, measure) for arm in (left, right))
-        if one is None or other is None:
-            return []
-        common = sorted(one.values.keys() & other.values.keys())
-        return [one.values[seed] - other.values[seed] for seed in common]
 
 
 def _summarise(runs: dict[int, Cell], measure: str) -> Summary:
