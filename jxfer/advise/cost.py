@@ -46,7 +46,8 @@ def cost(config: TrainConfig, pretrained: Pretrained, splits: Splits) -> Cost:
     for plan in plans:
         state = jax.eval_shape(lambda plan=plan: plan.initial_state(pretrained.variables))
         per_device = config.batch_size // devices
-        work = flops.by_label(make_train_step(plan), plan, state, per_device)
+        reference = plan.reference(pretrained.variables)
+        work = flops.by_label(make_train_step(plan), plan, state, per_device, reference)
         choice = prefix_choice.choose(plan, config, splits)
         cached = work.pop((FROZEN, False), 0) if choice.output else 0
         passes = choice.views * examples / config.batch_size

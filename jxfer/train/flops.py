@@ -23,7 +23,7 @@ Work = dict[tuple[str, bool], int]
 
 
 def by_label(
-    step: Callable[..., Any], plan: Plan, state: TrainState, per_device_batch: int
+    step: Callable[..., Any], plan: Plan, state: TrainState, per_device_batch: int, *fixed: Any
 ) -> Work:
     """FLOPs under each label of one device's step on images, the target's too where it has any.
 
@@ -32,10 +32,11 @@ def by_label(
     below them.
 
     Args:
-      step: `step(state, batch)`, for one device.
+      step: `step(state, batch, *fixed)`, for one device.
       plan: for its labels.
       state: that the step takes; it may hold shapes.
       per_device_batch: images, at the size of the plan's preprocessing.
+      fixed: arrays or shapes.
     """
     size, devices = plan.preprocessing.size, jax.local_device_count()
     batch = {
@@ -44,10 +45,9 @@ def by_label(
     }
     if plan.adaptation.acts:
         batch["target_image"] = batch["image"]
-    reference = plan.adaptation.reference(0)
     arguments = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((devices, *leaf.shape), leaf.dtype),
-        (state, batch, reference) if reference else (state, batch),
+        (state, batch, *fixed),
     )
     kernels = {
         path.removesuffix("/kernel"): label

@@ -263,9 +263,24 @@ def compiled_train_step(plan: Plan, after: str | None = None) -> Callable[..., A
     It is compiled once for all plans that are equal but for their rates. The state is donated: its
     memory is re-used for the new one.
     """
-    return _compiled(dataclasses.replace(plan, optimizer=plan.optimizer.without_rates()), after)
+    return _compiled(_without_rates(plan), after)
+
+
+def traced_train_step(plan: Plan) -> Callable[..., Any]:
+    """What `compiled_train_step` maps: Python runs it once, be its trace counted or compiled."""
+    return _traced(_without_rates(plan), None)
+
+
+def _without_rates(plan: Plan) -> Plan:
+    return dataclasses.replace(plan, optimizer=plan.optimizer.without_rates())
 
 
 @functools.lru_cache(maxsize=32)  # a sweep goes round some dozen arms
 def _compiled(plan: Plan, after: str | None) -> Callable[..., Any]:
-    return compile_step(make_train_step(plan, after), donate_state=True)
+    return compile_step(_traced(plan, after), donate_state=True)
+
+
+@functools.lru_cache(maxsize=32)
+def _traced(plan: Plan, after: str | None) -> Callable[..., Any]:
+    # Inlined it leaves no call in the program: the mapped step is the same with it and without.
+    return jax.jit(make_train_step(plan, after), inline=True)

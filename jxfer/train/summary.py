@@ -24,7 +24,7 @@ from jxfer.train.config import TrainConfig
 from jxfer.train.metrics import Evaluation
 from jxfer.train.phases import Course
 from jxfer.train.state import Plan
-from jxfer.train.step import make_train_step
+from jxfer.train.step import traced_train_step
 from jxfer.transfer.labels import FROZEN, LABELS, base
 from jxfer.zoo.card import Card, Measurement
 from jxfer.zoo.pretrained import Pretrained
@@ -72,8 +72,12 @@ def print_start(
     for plan, end in zip(course.plans, course.ends, strict=True):
         like = course.like(end)
         memory, norms = optimizer_bytes(plan, like.opt_state), norms_by_label(plan)
-        plain = make_train_step(dataclasses.replace(plan, regularise=RegulariseConfig()))
-        work = flops.by_label(plain, plan, like, config.batch_size // jax.device_count())
+        plain = dataclasses.replace(plan, regularise=RegulariseConfig())
+        # As training calls it: a start traces its step once.
+        fixed = plain.reference(pretrained.variables, config.seed), plain.rate_table
+        work = flops.by_label(
+            traced_train_step(plain), plan, like, config.batch_size // jax.device_count(), *fixed
+        )
         peaks = plan.peaks
         for label, count in parameters_by_label(plan).items():
             if count:

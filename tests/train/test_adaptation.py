@@ -160,7 +160,7 @@ def test_a_large_map_of_cdan_is_projected_at_random(adapted_config, monkeypatch)
     state = plan.initial_state(pretrained.variables)
     _, sums = on_one_device(plan)(state, make_batch(), reference)
     assert np.isfinite(sums["cdan"])
-    assert flops.by_label(step.make_train_step(plan), plan, state, 2)["head", False] > 0
+    assert flops.by_label(step.make_train_step(plan), plan, state, 2, reference)["head", False] > 0
 
 
 def test_the_start_up_table_counts_the_domain_classifier_and_both_domains(adapted_config):

@@ -8,7 +8,8 @@ import pytest
 
 from jxfer.commands.zoo import main as zoo_command
 from jxfer.data import screen
-from jxfer.train import summary
+from jxfer.losses.classification import LossConfig
+from jxfer.train import loop, step, summary
 from jxfer.train.phases import Course
 from jxfer.transfer.strategy import StrategyConfig
 from jxfer.zoo import store
@@ -134,6 +135,19 @@ def test_the_start_up_table_tells_what_each_group_costs(make_entry, small_config
     # The gradients of kernels may be other products, which take somewhat more (convolution.py).
     least = (stem + 12 * block) / 1e9
     assert 0.999 * least < float(rows[2].split()[-1]) < 1.5 * least
+
+
+def test_a_start_traces_its_step_once(make_entry, small_config, tmp_path, monkeypatch):
+    """The table counts the trace that training compiles."""
+    traces, losses = [], step._losses
+    monkeypatch.setattr(step, "_losses", lambda *given: traces.append(0) or losses(*given))
+    config = small_config(
+        model=ModelConfig(weights=make_entry("standard"), through="stage1"),
+        strategy=StrategyConfig("full"),
+        loss=LossConfig(label_smoothing=0.07),  # no other test's step
+    )
+    loop.run_config(config, tmp_path / "run")
+    assert len(traces) == 1
 
 
 def test_a_run_does_not_inherit_the_statistics_of_its_weights(make_entry, small_config):
