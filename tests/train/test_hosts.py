@@ -14,6 +14,7 @@ import pytest
 
 from jxfer import trees
 from jxfer.data.transforms import AugmentConfig
+from jxfer.losses.regularise import RegulariseConfig
 from jxfer.train import config as configs
 from jxfer.train import hosts
 from jxfer.train.hosts import HostsConfig
@@ -129,23 +130,57 @@ def test_two_hosts_take_the_steps_of_one_and_count_each_example_once(short, tmp_
     alone, shared = summary(one), summary(two)
     assert (alone["devices"], alone["hosts"]) == (4, 1)
     assert (shared["devices"], shared["hosts"]) == (4, 2)
-    expected, found = lines(one), lines(two)
-    assert [line["step"] for line in found] == [line["step"] for line in expected]
-    losses = [
-        [line["train_loss"] for line in run if "train_loss" in line] for run in (expected, found)
-    ]
-    assert len(losses[0]) == 6
-    np.testing.assert_allclose(losses[1][:5], losses[0][:5], rtol=1e-5, atol=1e-5)
-    for wanted, line in zip(expected, found, strict=True):
-        assert wanted.keys() == line.keys()
-        for name in wanted.keys() & {"val_correct", "val_examples", "val_top5_accuracy"}:
-            assert line[name] == wanted[name]
-        for name in wanted.keys() & {"val_loss", "val_macro_f1"}:
-            assert line[name] == pytest.approx(wanted[name], rel=1e-5)
+    expected, found = assert_same_course(one, two)
+    assert len(expected) == 6
+    np.testing.assert_allclose(found[:5], expected[:5], rtol=1e-5, atol=1e-5)
     for name in ("val_correct", "val_examples", "test_correct", "test_examples", "best_step"):
         assert shared[name] == alone[name]
     assert (shared["val_examples"], shared["test_examples"]) == (15, 12)
     assert len(list(two.glob("events*"))) == 1
+
+
+def assert_same_course(one, two):
+    """Evaluations of as many examples with the same outcome; returns both runs' losses."""
+    expected, found = lines(one), lines(two)
+    assert [line["step"] for line in found] == [line["step"] for line in expected]
+    for wanted, line in zip(expected, found, strict=True):
+        assert wanted.keys() == line.keys()
+        for name in wanted.keys() & {"val_correct", "val_examples", "val_top5_accuracy"}:
+            assert line[name] == wanted[name]
+        for name in wanted.keys() & {"val_loss", "val_macro_f1", "score"}:
+            assert line[name] == pytest.approx(wanted[name], rel=1e-5)
+    return [
+        [line["train_loss"] for line in run if "train_loss" in line] for run in (expected, found)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "regularise"),
+    [("cdan", RegulariseConfig(co_tuning=0.1)), ("adabn", RegulariseConfig())],
+)
+def test_two_hosts_adapt_as_one(method, regularise, adapted_config, tmp_path):
+    """Each reads its share of the target, too."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    config = adapted_config(
+        method,
+        strategy=StrategyConfig("full", trainable_norms="frozen"),
+        optimizer=OptimizerConfig(),
+        regularise=regularise,
+        log_every=1,
+    )
+    ((code, _, told),) = end(start(config, one, 1))
+    assert code == 0, told
+    finished = end(start(config, two, 2))
+    assert [code for code, *_ in finished] == [0, 0], finished
+    expected, found = assert_same_course(one, two)
+    np.testing.assert_allclose(found[:5], expected[:5], rtol=1e-5, atol=1e-5)
+    alone, shared = summary(one), summary(two)
+    for name in ("val_correct", "val_examples", "test_correct", "test_examples", "best_step"):
+        assert shared[name] == alone[name]
+    for name, value in alone["adapt"].items():
+        close = pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
+        assert shared["adapt"][name] == close, name
 
 
 @pytest.mark.slow
