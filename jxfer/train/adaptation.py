@@ -133,7 +133,7 @@ def check(phases: Sequence[Adaptation], strategy: str, micro_batch: int) -> None
       micro_batch: images of each domain over all devices.
     """
     method = phases[0].config.method
-    if method in ("coral", "dan") and micro_batch < 2:
+    if method in ("coral", "dan", "mcc") and micro_batch < 2:
         raise UserError(
             f"--adapt.method {method} needs at least 2 images of each domain at once: raise "
             "--batch-size, or lower --accumulate"

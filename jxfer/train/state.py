@@ -25,7 +25,8 @@ from jxfer.trees import Tree
 from jxfer.zoo.pretrained import SOURCE_HEAD
 
 _SOURCE_LABEL = f"{label_rules.LOW_LR}/{SOURCE_HEAD}"
-"""A label of its own, since the head begins to train with the backbone, in whichever phase."""
+_DOMAIN_LABEL = f"{label_rules.HEAD}/{DOMAIN_HEAD}"
+"""Labels of their own, since these heads begin to train with the backbone, in whichever phase."""
 
 
 @jax.tree_util.register_dataclass
@@ -117,7 +118,7 @@ class Plan:
             label = _SOURCE_LABEL if moves else label_rules.FROZEN
             labels[SOURCE_HEAD] = {"kernel": label, "bias": label}
         if self.adaptation.head_shapes:
-            label = label_rules.HEAD if moves else label_rules.FROZEN
+            label = _DOMAIN_LABEL if moves else label_rules.FROZEN
             labels[DOMAIN_HEAD] = jax.tree.map(lambda _: label, self.adaptation.head_shapes)
         return labels
 
@@ -177,14 +178,15 @@ class Plan:
         """Learning rate by step for each label that trains."""
         moving = {label for path, label in trees.flatten(self.labels).items() if self.moves(path)}
         rates = self.schedules()
-        rates[_SOURCE_LABEL] = rates[label_rules.LOW_LR]
+        rates |= {label: rates[label_rules.base(label)] for label in (_SOURCE_LABEL, _DOMAIN_LABEL)}
         return {label: rates[label] for label in sorted(moving)}
 
     @functools.cached_property
     def peaks(self) -> dict[str, float]:
         """Peak learning rate of each label that may train."""
         peaks = self.optimizer.peaks(self.model.stages)
-        return {_SOURCE_LABEL: peaks[label_rules.LOW_LR], **peaks}
+        heads = {label: peaks[label_rules.base(label)] for label in (_SOURCE_LABEL, _DOMAIN_LABEL)}
+        return heads | peaks
 
     @functools.cached_property
     def rate_table(self) -> dict[str, np.ndarray]:

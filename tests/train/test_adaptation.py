@@ -15,6 +15,8 @@ from jxfer.losses import adaptation as losses
 from jxfer.train import feed, flops, lr_find, parallel, step
 from jxfer.train.adaptation import DOMAIN_HEAD
 from jxfer.train.judge import has_diverged
+from jxfer.train.phases import Course
+from jxfer.transfer.optimizer import OptimizerConfig
 from jxfer.transfer.strategy import StrategyConfig
 from tests.conftest import CLASSES
 from tests.train.steps import on_one_device, prepare
@@ -172,24 +174,47 @@ def test_the_start_up_table_counts_the_domain_classifier_and_both_domains(adapte
         work[method] = flops.by_label(step.make_train_step(plan), plan, state, 2)
     head = work["none"]["head", False]
     discriminator = 2 * (32 * 1024 + 1024 * 1024 + 1024)
-    assert work["dann"]["head", False] == 2 * head + 4 * discriminator
+    assert work["dann"]["head", False] == 2 * head
+    assert work["dann"]["head/domain_head", False] == 4 * discriminator
     assert work["dann"]["low_lr", False] == 2 * work["none"]["low_lr", False]
 
 
 def test_what_compares_domains_takes_no_mixed_images_and_more_than_one(adapted_config, one_line):
     with one_line("--adapt.method mcc", "--augment.mixup"):
         adapted_config("mcc", augment=AugmentConfig(mixup=0.2))
-    with one_line("--adapt.method dan", "--accumulate"):
-        prepare(adapted_config("dan", batch_size=8, accumulate=8))
+    for method in ("coral", "dan", "mcc"):
+        with one_line(f"--adapt.method {method}", "--accumulate"):
+            prepare(adapted_config(method, batch_size=8, accumulate=8))
 
 
 def test_the_domain_classifier_moves_where_the_backbone_does(adapted_config):
     _, plans = prepare(adapted_config("dann", strategy=StrategyConfig("lp_ft")))
     heads = [set(trees.flatten(plan.labels[DOMAIN_HEAD]).values()) for plan in plans]
-    assert heads == [{"frozen"}, {"head"}]
+    assert heads == [{"frozen"}, {"head/domain_head"}]
     assert [plan.adaptation.acts for plan in plans] == [False, True]
     first, second = (plan.total_steps for plan in plans)
     assert {plan.ramp for plan in plans} == {(first, second)}  # the reversal begins at 0
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("strategy", ["lp_ft", "gradual"])
+def test_the_domain_classifier_begins_later_than_the_head(strategy, name, adapted_config):
+    """Momentum and moments of the head go on; its own begin."""
+    config = adapted_config(
+        "dann", strategy=StrategyConfig(strategy), optimizer=OptimizerConfig(name=name)
+    )
+    pretrained, plans = prepare(config)
+    course = Course(plans, plans[0].initial_state(pretrained.variables))
+    state = jax.tree.map(np.ones_like, course.initial)
+    for index in range(1, len(plans)):
+        state = course.enter(state, index)
+        leaves = {
+            label: jax.tree.leaves(group) for label, group in state.opt_state.inner_states.items()
+        }
+        assert all(leaf.any() for leaf in leaves["head"] if leaf.ndim)
+        begins = index == 1
+        assert begins != any(leaf.any() for leaf in leaves["head/domain_head"] if leaf.ndim)
+        state = jax.tree.map(np.ones_like, state)
 
 
 def test_nothing_of_it_is_in_a_run_that_does_not_adapt(adapted_config):

@@ -130,9 +130,17 @@ def test_a_cached_prefix_changes_nothing(method, fields, adapted_config, tmp_pat
 
 
 @pytest.mark.slow
-def test_an_adversary_waits_for_the_phase_in_which_the_backbone_learns(adapted_config, tmp_path):
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_an_adversary_waits_for_the_phase_in_which_the_backbone_learns(
+    name, adapted_config, tmp_path
+):
     """A linear probe first, from whose head the adversarial fine-tuning goes on."""
-    config = adapted_config("dann", strategy=StrategyConfig("lp_ft"), log_every=1)
+    config = adapted_config(
+        "dann",
+        strategy=StrategyConfig("lp_ft"),
+        optimizer=OptimizerConfig(name, lr=0.01),
+        log_every=1,
+    )
     found = loop.run_config(config, tmp_path / "run", quiet=True)
     first, second = (phase["name"] for phase in found["phases"])
     lines = [line for line in runs.lines(tmp_path / "run") if "train_loss" in line]
