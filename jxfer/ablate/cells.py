@@ -14,7 +14,7 @@ from typing import Any, Literal
 from jxfer import disk, sealed
 from jxfer.ablate.experiment import Cell, Choice
 from jxfer.errors import UserError
-from jxfer.json_fields import decode, parse
+from jxfer.json_fields import ADDED, decode, parse
 from jxfer.train import config as configs
 from jxfer.train.config import TrainConfig
 
@@ -68,6 +68,8 @@ class Record:
     test_examples: int | None = None
     seconds: float | None = None
     commit: str | None = None
+    diverged: bool = dataclasses.field(default=False, metadata=ADDED)
+    """Whether a run that adapts says so of itself."""
 
 
 @dataclasses.dataclass(frozen=True)

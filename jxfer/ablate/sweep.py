@@ -172,6 +172,7 @@ class Sweep:
             test_examples=summary["test_examples"],
             seconds=timing["seconds"]["total"],
             commit=summary["commit"],
+            diverged=bool(adapt and adapt["diverged"]),
         )
 
     @contextlib.contextmanager

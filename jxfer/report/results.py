@@ -78,6 +78,7 @@ class Cell:
     test_examples: int | None = dataclasses.field(default=None, metadata=ADDED)
     seconds: float | None = dataclasses.field(default=None, metadata=ADDED)
     commit: str | None = dataclasses.field(default=None, metadata=ADDED)
+    diverged: bool = dataclasses.field(default=False, metadata=ADDED)
 
     def __post_init__(self) -> None:
         for name, value in self.measures.items():

@@ -20,7 +20,7 @@ from jxfer.report.sweep_tables import NONE
 from jxfer.train import config as configs
 from jxfer.train import run_folder
 
-_OWN = ("claims", "hyper-parameters", "intervals", "unfinished", "cells")
+_OWN = ("claims", "hyper-parameters", "intervals", "unfinished", "diverged-runs", "cells")
 """Names of files; a measure of such a name gets another one."""
 
 
@@ -73,6 +73,8 @@ def _sections(found: Results) -> dict[str, Table | Chart]:
     sections["intervals"] = sweep_tables.intervals(found)
     if any(cell.status != "finished" or cell.error for cell in found.cells):
         sections["unfinished"] = sweep_tables.unfinished(found)
+    if any(cell.diverged for cell in found.cells):
+        sections["diverged-runs"] = sweep_tables.diverged(found)
     return sections
 
 

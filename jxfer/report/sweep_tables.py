@@ -211,6 +211,17 @@ def unfinished(results: Results) -> Table:
     return Table("Failed and missing cells", columns, rows, "They are in no mean.")
 
 
+def diverged(results: Results) -> Table:
+    """Runs that adapt and ended far below their best."""
+    rows: list[list[Cell]] = [
+        [cell.role, cell.setting, cell.arm, str(cell.seed), told(cell.choice)]
+        for cell in results.cells
+        if cell.diverged
+    ]
+    columns = ["role", "setting", "arm", "seed", "choice"]
+    return Table("Diverged runs", columns, rows, "They are in the means, by their best step.")
+
+
 def _format(found: Sequence[Summary]) -> Callable[[float], str]:
     """Decimals for two digits of the median half-width; without one, four digits."""
     halves = sorted((one.interval[1] - one.interval[0]) / 2 for one in found if one.interval)

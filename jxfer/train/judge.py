@@ -146,10 +146,10 @@ class Judge:
             other = parallel.replicate(restore(self.oracle.step))
             oracle = self._test_on(self._target, self._adapted(other, self._target))
         config, examples = self._config.adapt, len(self._splits.val)
-        classes = len(self._splits.val.class_names)
+        commonest = int(np.bincount(self._splits.val.labels).max())
         start = self._evaluator.evaluate(parallel.replicate(self._start), self._splits.val)
         most = max(self._most_correct, start.correct)
-        diverged = has_diverged(self._last_correct, most, examples, classes)
+        diverged = has_diverged(self._last_correct, most, commonest)
         if diverged:
             _log.warning(
                 "the run has diverged: %d of %d validation images of the source at its end, %d at "
@@ -212,16 +212,17 @@ class Judge:
         return target_scores.soft_neighbourhood_density(probabilities)
 
 
-def has_diverged(last: int, best: int, examples: int, classes: int) -> bool:
+def has_diverged(last: int, best: int, commonest: int) -> bool:
     """Whether a run ends with half of its best accuracy on labelled images or less, or at chance.
+
+    At chance it has no more right than a network that says one class of all.
 
     Args:
       last: correct validation images of the source at the last evaluation.
       best: the most at any, or of the network that the run started from.
-      examples: validation images.
-      classes: of the head.
+      commonest: validation images of the class that has most.
     """
-    return last <= max(best / 2, examples / classes)
+    return last <= max(best / 2, commonest)
 
 
 def _check_adabn(pretrained: Pretrained) -> None:

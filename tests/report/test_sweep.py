@@ -186,6 +186,17 @@ def test_what_did_not_finish_is_listed(out, found):
     assert "the loss is NaN at step 7" in text
 
 
+def test_runs_that_diverged_are_listed(tmp_path):
+    told = sweeps.results()
+    first = next(cell for cell in told["cells"] if cell["status"] == "finished")
+    first["diverged"] = True
+    sweeps.write(tmp_path, told)
+    assert main(["report", str(tmp_path)]) == 0
+    (row,) = sweep_tables.diverged(results.read(tmp_path)).rows
+    assert row[:4] == [first["role"], first["setting"], first["arm"], str(first["seed"])]
+    assert "## Diverged runs" in (tmp_path / "report" / "report.md").read_text()
+
+
 def test_csv_holds_the_raw_numbers(out):
     folder = out / "report" / "tables"
     with (folder / "means.csv").open(newline="") as file:

@@ -252,7 +252,12 @@ def test_two_domains_of_one_size_do_not_meet_in_the_same_pairs(adapted_config, i
     ("last", "best", "diverged"), [(90, 92, False), (46, 92, True), (10, 12, True), (12, 12, False)]
 )
 def test_a_run_that_loses_half_of_its_best_accuracy_has_diverged(last, best, diverged):
-    assert has_diverged(last, best, examples=100, classes=10) is diverged
+    assert has_diverged(last, best, commonest=10) is diverged
+
+
+def test_a_run_that_says_one_class_of_all_has_diverged():
+    """83 bees and 70 ants."""
+    assert has_diverged(83, 146, commonest=83)
 
 
 def test_a_sweep_of_rates_takes_no_target(adapted_config, one_line):
