@@ -62,6 +62,9 @@ def main(args: list[str]) -> int:
         pretrained, plans = plan_audit(config, classes, largest_batch)
         if largest_batch:
             limit = memory.limit_bytes()
+            if limit is None:
+                kind = jax.local_devices()[0].device_kind
+                raise UserError(f"--largest-batch: {kind} does not tell how much memory it has")
             found = fit.largest_batch(plans, pretrained.variables, config.batch_size, limit)
             print(text.to_json(dataclasses.asdict(found)) if json else _fit_table(found))
             return 0

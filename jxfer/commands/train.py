@@ -5,6 +5,7 @@ import contextlib
 import pathlib
 from typing import Annotated, Any
 
+import jax
 import tyro
 
 from jxfer import text
@@ -12,7 +13,7 @@ from jxfer.data import remote
 from jxfer.data.sources import DataConfig
 from jxfer.errors import UserError
 from jxfer.json_fields import decode, parse
-from jxfer.train import loop, mirror, run_folder
+from jxfer.train import loop, mirror, program_cache, run_folder
 from jxfer.train.config import TrainConfig
 from jxfer.train.hosts import HostsConfig, check_same, from_first, is_first, joined
 
@@ -48,6 +49,8 @@ def main(args: list[str]) -> int:
           json: Print summary.json instead of a table.
         """
         with joined(hosts), contextlib.ExitStack() as held:
+            if jax.process_count() > 1:
+                program_cache.switch_off()
             check_same({"--run": str(run)})
             # The first host alone has the folder; a bucket that fails there ends them all.
             folder = from_first(lambda: held.enter_context(mirror.mirrored(run)))

@@ -140,8 +140,13 @@ def check(step: Any, state: Any, batch: dict[str, Any], *fixed: Any, parts: int 
     Raises:
       UserError: there is too little; with the batch size that fits.
     """
+    limit = memory.limit_bytes()
+    if limit is None:
+        kind = jax.local_devices()[0].device_kind
+        _log.warning("%s does not tell how much memory it has: a step may not fit", kind)
+        return
     compiled = step.lower(state, batch, *fixed).compile()
-    needed, limit = memory.program_bytes(compiled), memory.limit_bytes()
+    needed = memory.program_bytes(compiled)
     if needed <= limit:
         return
     is_cpu = jax.local_devices()[0].platform == "cpu"

@@ -187,7 +187,7 @@ def _take_steps(
                         unchanged = course.frozen_unchanged(host_state)
                         progress["frozen_unchanged"] = [*progress["frozen_unchanged"], unchanged]
                     checkpoints.save(host_state, progress, log.place(step))
-                    preemption.unsaved = False
+                    leaving |= preemption.saved()
                 if leaving:
                     raise Preempted(f"saved at step {step} of {course.steps}")
                 if evaluating or saving:

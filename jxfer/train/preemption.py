@@ -82,6 +82,11 @@ class Preemption:
         last, self._votes = self._votes, votes
         return last is not None and bool(parallel.fetch(last))
 
+    def saved(self) -> bool:
+        """Notes that nothing is left to save; whether a host by itself was asked meanwhile."""
+        self.unsaved = False
+        return self._signalled and jax.process_count() == 1
+
     def _first(self, *_: object) -> None:
         self._signalled = True
         if not self.unsaved and jax.process_count() == 1:

@@ -99,6 +99,16 @@ def switch_on() -> None:
     _tell_once(folder)
 
 
+def switch_off() -> None:
+    """Undoes `switch_on`, as long as nothing was compiled.
+
+    For several hosts, which need not share the folder: where they compile, XLA divides the search
+    for the fastest kernels among them, and one that found its program would be waited for.
+    """
+    if compilation_cache.get_file_cache is _open:
+        jax.config.update("jax_compilation_cache_dir", None)
+
+
 def _open(path: str) -> tuple[CacheInterface, str]:
     """In place of JAX's own."""
     return _Sealed(path), path

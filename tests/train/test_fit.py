@@ -128,6 +128,13 @@ def test_too_little_for_now_is_a_warning_on_cpu(monkeypatch, caplog):
     assert len(caplog.records) == 1
 
 
+def test_a_step_runs_where_the_device_does_not_tell_its_memory(small_card, monkeypatch, caplog):
+    monkeypatch.setattr(small_card, "memory_stats", staticmethod(lambda: None))
+    step = parallel.compile_step(lambda state, batch: state - batch["label"].sum())
+    fit.check(step, jnp.ones(8), rows_of(4200))
+    assert "card does not tell how much memory it has" in caplog.text
+
+
 @pytest.mark.parametrize(("parts", "fits"), [(1, 19992), (4, 19968)])
 def test_a_step_that_a_device_cannot_hold_is_refused(parts, fits, small_card, one_line):
     """4 bytes of state and as many of the result, and 400 an image."""

@@ -228,6 +228,37 @@ def test_a_run_goes_from_two_hosts_to_one_and_back(long, tmp_path):
         np.testing.assert_allclose(trees.flatten(variables)[path], leaf, rtol=1e-4, atol=1e-5)
 
 
+LEAVES = """
+import sys, time
+from jxfer.train import hosts
+hosts._LEAVING = 2
+with hosts.joined(hosts.HostsConfig(f"127.0.0.1:{sys.argv[1]}", 2, int(sys.argv[2]))):
+    if hosts.is_first():
+        time.sleep(8)
+    if len(sys.argv) > 3:
+        sys.exit(75)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("last", "code"), [((), 0), (("preempted",), 75)])
+def test_hosts_wait_for_the_one_that_still_writes(last, code):
+    """Longer than JAX lets a host wait for the others where it ends."""
+    port = str(free_port())
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", LEAVES, port, str(index), *last],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    told = end(processes)
+    assert [host[0] for host in told] == [code, code], told
+
+
 @pytest.mark.slow
 def test_what_one_host_cannot_do_ends_all_in_a_line(short, tmp_path):
     """Only the first host looks at the run folder."""

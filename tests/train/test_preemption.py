@@ -33,6 +33,15 @@ def test_with_steps_to_save_it_waits_to_be_asked():
         assert preemption.asked()
 
 
+def test_a_signal_while_it_saves_is_not_forgotten():
+    with Preemption() as preemption:
+        preemption.unsaved = True
+        assert not preemption.saved()
+        preemption.unsaved = True
+        terminate()
+        assert preemption.saved()
+
+
 def test_a_handler_that_is_there_stays():
     """Such as submitit's and Ray's, which queue the job again."""
     signals = []

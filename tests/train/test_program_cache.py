@@ -59,6 +59,14 @@ def test_it_can_be_switched_off(updates, monkeypatch, tmp_path, one_line):
         program_cache.switch_on()
 
 
+def test_several_hosts_do_without(updates, monkeypatch):
+    program_cache.switch_off()
+    assert updates == {}  # a folder that the user chose
+    program_cache.switch_on()
+    program_cache.switch_off()
+    assert updates["jax_compilation_cache_dir"] is None
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(updates, monkeypatch, tmp_path, caplog):
     (tmp_path / "compiled").write_text("a file in its place")
     with caplog.at_level(logging.WARNING, "jxfer"):
