@@ -7,12 +7,14 @@ Normalization for Practical Domain Adaptation" (AdaBN); Jin et al. 2020, "Minimu
 (MCC). The network learns from labels of the source and from unlabelled images of the target, and is
 tested on the target; the oracle learns from the target's labels.
 
-Claims: every method is at most a point worse than training on the source alone; on the pairs of
-digits DANN and CDAN beat CORAL and DAN, and MCC beats the source alone; the oracle beats them all.
-Figures of the Transfer Learning Library on Office-31 with a ResNet-50, for comparison: source only
-79.5, DAN 83.7, DANN 86.1, CDAN 87.7, MCC 89.6 %. Of the four CIFAR-10 networks as they are, on all
-10,000 images as lossy JPEG: errors of 18.97, 17.44, 17.33 and 16.80 %; `jpeg_statistics.py` has
-these and AdaBN's without training.
+Claims, on the mean of the pairs of digits and on that of the JPEG networks: every method is at most
+a point worse than training on the source alone, and the oracle beats them all; on digits DANN and
+CDAN beat CORAL and DAN, and MCC beats the source alone. They pooled all eight at first, and were
+split while the runs were under way, before a mean of them was seen. Figures of the Transfer
+Learning Library on Office-31 with a ResNet-50, for comparison: source only 79.5, DAN 83.7, DANN
+86.1, CDAN 87.7, MCC 89.6 %. Of the four CIFAR-10 networks as they are, on all 10,000 images as
+lossy JPEG: errors of 18.97, 17.44, 17.33 and 16.80 %; `jpeg_statistics.py` has these and AdaBN's
+without training.
 
 Digits: `resnet20-glyphs` at 16 pixels, all of it trains. JPEG: CIFAR-10's published networks, whose
 last stage and head go on training, on features of the stages below that are kept. DANN and CDAN
@@ -21,7 +23,8 @@ of the target: for JPEG the rate, of 0.01, 0.001 and 0.0001, that is best on the
 split without adaptation; the weight is the largest power of ten up to 1 at which no run fails and
 none loses five points there. It is 1 but for CORAL, where it is 0.1 for digits (1 is no longer
 finite) and 0.01 for JPEG (1 loses 30 points, 0.1 five). The best step is chosen by validation on
-the source, of equals the first; beside it stands what the oracle's choice of the step gives.
+the source, of equals the first (for JPEG there is one evaluation, at the end); beside it stands
+what the oracle's choice of the step gives.
 
 Expected: the order of the papers, with the largest gains where source and target differ most.
 
@@ -128,6 +131,7 @@ def experiment(small: bool = False) -> Experiment:
         choices={arm: ({},) for arm in (*METHODS, ORACLE)},
         claims=_claims(tuple(pairs)),
         measures={
+            "at the start, %": measures.start_accuracy,
             "source accuracy, %": measures.adaptation("source_test_accuracy", 100),
             "oracle-selected accuracy, %": measures.adaptation("oracle_test_accuracy", 100),
             "proxy A-distance": measures.domain_distance,
@@ -135,31 +139,44 @@ def experiment(small: bool = False) -> Experiment:
         },
         note="Test accuracy is that on the target. Digits: 100 labelled images of a class of the "
         "source, 180 unlabelled ones of the target (rendered digits: 116), 8 epochs of the source; "
-        "JPEG: 360 and 360, one epoch. The oracle has the labels of all these images of the "
-        "target. Oracle-selected: the same run at the step that the target's labels would choose, "
-        "which is no result of the method. Proxy A-distance: of pooled features of the two test "
+        "JPEG: 360 and 360, one epoch and one evaluation, so that there is no step to choose. The "
+        "oracle has labels of as many images of the target and passes as often over them. "
+        "Oracle-selected: the same run at the step that the target's labels would choose, "
+        "which is no result of the method. At the start: the published network, before training, "
+        "on the same test images. Proxy A-distance: of pooled features of the two test "
         "splits, from 0, alike, to 2; AdaBN keeps no statistics of the source, so it has none. "
         "Diverged: 1 for a run that ends at half of its best accuracy on the source or less. "
         "Limits: all classes of the target are equally frequent, which MCC and the matching of "
         "distributions take for granted; under the methods with a term the norms see both domains "
         "at once, under the source alone they do not, so a gain is not that of the term alone; "
-        "claims pool the pairs, four of which are JPEG; the 1,000 test images (digits: 500) are "
+        "weights above 1 were not tried, which may hold CORAL and DAN (whose kernels are averaged, "
+        "not summed) back beside DANN and CDAN; of equal validation the first step counts, before "
+        "the reversal is at its strongest; the 1,000 test images (digits: 500) are "
         "the same at every seed.",
     )
 
 
 def _claims(settings: tuple[str, ...]) -> tuple[Claim, ...]:
     digits = tuple(name for name in settings if name in DIGITS)
-    methods = METHODS[1:]
+    jpeg = tuple(name for name in settings if name not in DIGITS)
+    groups = {name: group for name, group in (("digits", digits), ("JPEG", jpeg)) if group}
     return (
-        *(NotWorse(method, METHODS[0], 1.0, settings, pooled=True) for method in methods),
         *(
-            Greater(better, worse, digits, pooled=True)
+            NotWorse(method, METHODS[0], 1.0, group, pooled=name)
+            for name, group in groups.items()
+            for method in METHODS[1:]
+        ),
+        *(
+            Greater(better, worse, digits, pooled="digits")
             for better in ("dann", "cdan")
             for worse in ("coral", "dan")
         ),
-        Greater("mcc", METHODS[0], digits, pooled=True),
-        *(Greater(ORACLE, method, settings, pooled=True) for method in methods),
+        Greater("mcc", METHODS[0], digits, pooled="digits"),
+        *(
+            Greater(ORACLE, method, group, pooled=name)
+            for name, group in groups.items()
+            for method in METHODS
+        ),
     )
 
 

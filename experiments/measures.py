@@ -1,5 +1,6 @@
 """Figures of a finished run beside its test accuracy; several experiments use them."""
 
+import functools
 import json
 import pathlib
 
@@ -13,9 +14,10 @@ from jxfer.data.sources import DataConfig, Source, open_for_evaluation
 from jxfer.errors import UserError
 from jxfer.models import registry
 from jxfer.probe import features
-from jxfer.train import run_folder
+from jxfer.train import parallel, run_folder
+from jxfer.train.evaluate import Evaluator
 from jxfer.zoo import weights
-from jxfer.zoo.pretrained import create_model
+from jxfer.zoo.pretrained import ModelConfig, create_model
 
 
 def accuracy_on(spec: str) -> Measure:
@@ -75,6 +77,25 @@ def source_accuracy(run: pathlib.Path) -> float | None:
         raise UserError(f"{run} does not start from a finished run")
     accuracy = before["test_accuracy"]
     return None if accuracy is None else 100 * accuracy
+
+
+def start_accuracy(run: pathlib.Path) -> float | None:
+    """Percent of a run's test images that the network it started from gets right.
+
+    None where its head was new. Of a run that adapts they are the target's.
+    """
+    config = run_folder.read_config(run)
+    if config.model.head != "keep":
+        return None
+    return _start_accuracy(config.model, config.zoo, config.adapt.target or config.data.source)
+
+
+@functools.lru_cache
+def _start_accuracy(model: ModelConfig, zoo: str | None, spec: str) -> float:
+    images = _test(spec)
+    start = create_model(model, images.class_names, zoo=zoo)
+    evaluator = Evaluator(start.model, start.preprocessing, batch_size=128)
+    return 100 * evaluator.evaluate(parallel.replicate(start.variables), images).accuracy
 
 
 def adaptation(name: str, scale: float = 1.0) -> Measure:

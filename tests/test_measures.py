@@ -43,7 +43,8 @@ def test_measures_of_a_probe_and_of_what_is_fine_tuned_from_it(measures, tmp_pat
     assert measures.accuracy_under_corruption("digits")(probe) < accuracy
     assert measures.feature_drift("digits")(probe) == 0
     assert measures.feature_drift("digits")(tuned) > 0
-    assert measures.source_accuracy(tuned) == accuracy
+    assert measures.source_accuracy(tuned) == measures.start_accuracy(tuned) == accuracy
+    assert measures.start_accuracy(probe) is None
     assert measures.adaptation("diverged")(tuned) is None
     assert measures.domain_distance(tuned) is None
     seconds = measures.seconds(tuned)

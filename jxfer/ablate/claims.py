@@ -42,8 +42,9 @@ class Greater:
     measure: str = ACCURACY
     margin: float = 0.0
     """the smallest difference that matters, in the unit of the measure"""
-    pooled: bool = False
-    """one claim on the mean over the settings, which weigh the same"""
+    pooled: bool | str = False
+    """one claim on the mean over the settings, which weigh the same; or what they have in common,
+    as verdicts shall name them"""
     exact: bool = False
     """the measure does not depend on the seed, as FLOPs: no test, and one seed will do"""
 
@@ -75,7 +76,7 @@ class NotWorse:
     settings: tuple[str, ...] = ()
     """as in `Greater`, like all that follow"""
     measure: str = ACCURACY
-    pooled: bool = False
+    pooled: bool | str = False
     exact: bool = False
 
     def __post_init__(self) -> None:
@@ -107,7 +108,7 @@ class Close:
     settings: tuple[str, ...] = ()
     """as in `Greater`, like all that follow"""
     measure: str = ACCURACY
-    pooled: bool = False
+    pooled: bool | str = False
     exact: bool = False
 
     def __post_init__(self) -> None:
@@ -186,7 +187,8 @@ def samples(claim: Claim, values: Values, places: Places) -> list[tuple[str, Pai
     found = []
     for group in [settings] if claim.pooled else [(setting,) for setting in settings]:
         left, right = ([values[name, arm, claim.measure] for name in group] for arm in arms)
-        name = group[0] if len(group) == 1 else f"mean of {len(group)} settings"
+        common = claim.pooled if isinstance(claim.pooled, str) else f"{len(group)} settings"
+        name = group[0] if len(group) == 1 else f"mean of {common}"
         found.append((name, pairing.differences(left, right)))
     return found
 

@@ -41,8 +41,8 @@ class Verdict:
     claim: str
     """such as "lp_ft > full" """
     setting: str
-    """its name, "mean of N settings" where they are pooled; of a slope "all", or those it was
-    claimed for"""
+    """its name; "mean of N settings", or of what `pooled` says, where they are; of a slope "all",
+    or those it was claimed for"""
     measure: str
     pairs: int
     """seeds with a number: those that every cell of the claim has"""

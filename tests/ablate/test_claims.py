@@ -45,6 +45,8 @@ def test_differences_are_paired_by_seed_in_each_setting_that_has_both_arms():
 
 def test_pooled_is_the_mean_over_settings_of_seeds_that_have_them_all():
     assert drawn(Greater("full", "probe", pooled=True)) == [("mean of 2 settings", [1.0, 3.5], 2)]
+    [(name, *_)] = drawn(Greater("full", "probe", pooled="digits"))
+    assert name == "mean of digits"
     one = Greater("full", "probe", settings=("small",), pooled=True)
     assert drawn(one) == [("small", [1.0, 2.0], 2)]
 
