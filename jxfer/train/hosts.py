@@ -106,6 +106,8 @@ def joined(config: HostsConfig) -> Iterator[None]:
     if config.alone or (config.is_detected and found is None):
         yield
         return
+    # Its handler of SIGTERM would swallow the signal until `Preemption` listens.
+    jax.config.update("jax_enable_preemption_service", False)
     with _last_words():
         try:
             jax.distributed.initialize(
@@ -126,7 +128,14 @@ def joined(config: HostsConfig) -> Iterator[None]:
                 f"{jax.device_count()} devices on {jax.process_count()} hosts, and "
                 f"{jax.local_device_count()} of them here: give each host as many"
             )
-        yield
+        try:
+            yield
+        except SystemExit:  # SIGTERM asked all to make way
+            exchange(None)
+            raise
+        # The first still writes, or sends to a bucket, where the others have no more to do: a host
+        # that ended would end it, too.
+        exchange(None)
 
 
 def is_first() -> bool:
@@ -139,7 +148,7 @@ def exchange(value: T) -> list[T]:
     if jax.process_count() == 1:
         return [value]
     message = pickle.dumps(value)
-    lengths = multihost_utils.process_allgather(np.int32(len(message)))
+    lengths = multihost_utils.process_allgather(np.uint32(len(message)))
     rows = multihost_utils.process_allgather(_padded(message, int(lengths.max())))
     pairs = zip(rows, lengths, strict=True)
     return [pickle.loads(row.tobytes()[: int(length)]) for row, length in pairs]
@@ -168,7 +177,7 @@ def together(work: Callable[[], T]) -> T:
 
 
 def from_first(work: Callable[[], T]) -> T:
-    """Does something on the first host alone; all have what it returns, which can be pickled.
+    """Does something on the first host alone; all have what it returns: at most 4 GiB, pickled.
 
     Raises:
       UserError: of the first host.
@@ -181,7 +190,7 @@ def from_first(work: Callable[[], T]) -> T:
             message = pickle.dumps((work(), None))
         except UserError as error:
             message = pickle.dumps((None, str(error)))
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
+    length = int(multihost_utils.broadcast_one_to_all(np.uint32(len(message))))
     # As integers: added to the zeros of the others, a float of -0 would lose its sign.
     words = multihost_utils.broadcast_one_to_all(_padded(message, length))
     value, told = pickle.loads(words.tobytes()[:length])
