@@ -8,7 +8,7 @@ set -euo pipefail
 
 readonly MOUNT=/mnt/jxfer    # the bucket, on every host
 readonly PREEMPTED=75        # jxfer's exit code: saved, try again
-readonly USER_ERROR=2        # jxfer's exit code: trying again would say the same
+readonly USER_ERROR=2        # jxfer's exit code: trying again would say the same, see run
 readonly CONNECTION_LOST=255 # ssh's
 readonly PATIENCE=10         # failures in a row that are borne before giving up
 readonly POLL=${JXFER_POLL:-30} # seconds between two questions about the slice
@@ -76,7 +76,8 @@ queue_details() { tpus queued-resources describe "$name"; }
 
 queue_state() { tpus queued-resources describe "$name" '--format=value(state.state)'; }
 
-node_state() { tpus tpu-vm describe "$name" '--format=value(state)'; }
+# And how many hosts it has.
+node_state() { tpus tpu-vm describe "$name" '--format=value(state,networkEndpoints.len())'; }
 
 # What a question answers; NONE where its subject does not exist, UNKNOWN without an answer.
 ask() {
@@ -90,45 +91,63 @@ ask() {
   fi
 }
 
-# Returns when every host is up; asks for a new slice where there is none.
+remake() {
+  delete
+  create
+}
+
+# wait_until_ready's last words, of a state and how often it was seen.
+give_up() {
+  say "$name: $1 $2 times; ask why by: $(dry_run=true queue_details)"
+  exit 1
+}
+
+# Returns when every host is up, and sets `hosts`; asks for a new slice where there is none.
 wait_until_ready() {
-  local state failures=0
+  # `stuck`: answers in a row that lead nowhere. `failed`: requests, none of them granted since.
+  local state stuck=0 failed=0
   if $dry_run; then
     echo "# every $POLL s, until they say ACTIVE and READY:"
     queue_state
     node_state
     echo "# where the first says SUSPENDED or FAILED; where it finds nothing, the second alone:"
-    delete
-    create
+    remake
     echo "# then, and again after exit code $PREEMPTED or when the slice is gone:"
     return
   fi
   while :; do
     state=$(ask queue_state)
+    if [[ $state == ACTIVE ]]; then
+      read -r state hosts <<<"$(ask node_state)"
+      if [[ $state == READY ]]; then return; fi
+      state="ACTIVE, its node $state"
+    fi
+    stuck=$((stuck + 1))
     case $state in
-      ACTIVE)
-        state=$(ask node_state)
-        if [[ $state == READY ]]; then return; fi
-        state="ACTIVE, its node $state"
+      UNKNOWN | *' node UNKNOWN' | *' node NONE')
+        if ((stuck >= PATIENCE)); then give_up "$state" $stuck; fi
         ;;
-      NONE)
-        create
+      *' node PREEMPTED' | *' node TERMINATED')
+        # Left to the service for a while, which suspends the request of such a node.
+        if ((stuck >= PATIENCE)); then
+          stuck=0
+          remake
+        fi
+        ;;
+      FAILED)
+        stuck=0 failed=$((failed + 1))
+        if ((failed >= PATIENCE)); then give_up "$state" $failed; fi
+        remake
         ;;
       SUSPENDED)
-        delete
+        stuck=0
+        remake
+        ;;
+      NONE)
+        stuck=0
         create
         ;;
-      FAILED | UNKNOWN)
-        failures=$((failures + 1))
-        if ((failures >= PATIENCE)); then
-          say "$name: $state $failures times; ask why by: $(dry_run=true queue_details)"
-          exit 1
-        fi
-        if [[ $state == FAILED ]]; then
-          delete
-          create
-        fi
-        ;;
+      *) stuck=0 ;;
     esac
     say "$name is $state; asking again in $POLL s"
     sleep "$POLL"
@@ -190,22 +209,32 @@ install() {
 }
 
 run() {
-  local code lost=0 remote
-  remote="cd jxfer && PATH=\"\$HOME/jxfer-env/bin:\$PATH\" PYTHONUNBUFFERED=1 exec \
-flock -w 900 -E $PREEMPTED ../jxfer.lock $(quote "$@")"
+  local code lost=0 refused=false remote
+  # At a shutdown SIGTERM is followed at once by SIGHUP, which would end jxfer while it saves. A
+  # flock that forks would be ended by the SIGTERM, and its exit code taken for jxfer's.
+  remote="trap '' HUP; cd jxfer && PATH=\"\$HOME/jxfer-env/bin:\$PATH\" PYTHONUNBUFFERED=1 exec \
+flock --no-fork -w 900 -E $PREEMPTED ../jxfer.lock $(quote "$@")"
   while :; do
     wait_until_ready
     code=0
     { install && on_all_hosts "$remote"; } || code=$?
     case $code in
-      0 | "$USER_ERROR") return "$code" ;;
-      "$PREEMPTED") lost=0 ;;
+      0) return ;;
+      "$USER_ERROR")
+        # gcloud repeats the command on a host whose connection was lost, on that one alone: if the
+        # others are done by then, it waits for them in vain and says 2.
+        if ((hosts < 2)) || $refused; then return "$code"; fi
+        lost=0 refused=true
+        ;;
+      "$PREEMPTED") lost=0 refused=false ;;
       *)
         # A slice that is going away says so a little later.
         sleep "$POLL"
-        if [[ $(ask queue_state) == ACTIVE && $(ask node_state) == READY ]]; then
+        if [[ $(ask queue_state) == ACTIVE && $(ask node_state) == READY* ]]; then
           lost=$((lost + 1))
           if ((code != CONNECTION_LOST || lost >= PATIENCE)); then return "$code"; fi
+        else
+          lost=0 refused=false
         fi
         ;;
     esac
@@ -220,7 +249,7 @@ if (($# == 0)) || [[ $1 == -h || $1 == --help ]]; then
 fi
 subcommand=$1
 shift
-name='' zone='' type='' runtime='' project='' bucket='' spot='' dry_run=false
+name='' zone='' type='' runtime='' project='' bucket='' spot='' dry_run=false hosts=1
 while (($#)) && [[ $1 != -- ]]; do
   case $1 in
     --spot) spot=yes ;;
