@@ -14,15 +14,19 @@ Batches lie on the device: uint8 images, normalised inside the step, or features
 its own train step, as `jxfer train --compute-dtype bfloat16` compiles it. PyTorch's is what a good
 user would write: torch.compile over normalisation, forward pass and loss, channels_last, autocast
 to bfloat16, the frozen prefix under no_grad in eval mode, fused SGD with momentum, cudnn.benchmark.
+torch.compile's default mode launches kernels one by one, while XLA puts many of them into command
+buffers (CUDA graphs): in small cells, where launching takes longer than computing, that may favour
+jxfer. `--torch-mode reduce-overhead` gives PyTorch CUDA graphs, too; measure both.
 
 Every cell (network, case, batch size) has a process for each side, so that the peak of memory is
 its own; JAX takes memory as it needs it. After the warm-up the sides alternate in blocks of about
 `--seconds`; images/s are medians over blocks, the ratio the median over neighbours. `of peak` is
 the step's FLOPs (convolutions and matrix products, counted on jxfer's step by
 `jxfer.train.flops` and taken for both) over the card's rate, which is the faster side's median in
-multiplying two square bfloat16 matrices in the same cell. Memory is the allocator's peak. Cells
-that would begin after `--limit` seconds are left out and named. `--small` runs everything in tiny
-form on a CPU: it shows that the script works, and its figures mean nothing.
+multiplying two square bfloat16 matrices in the same cell. Memory is the allocator's peak after six
+steps, before there are such matrices. Cells that would begin after `--limit` seconds are left out
+and named. `--small` runs everything in tiny form on a CPU: it shows that the script works, and its
+figures mean nothing.
 """
 
 import argparse
@@ -92,6 +96,7 @@ def measure(cell: Cell, seconds: float, repeats: int) -> dict[str, Any]:
     for side in alive:
         once = workers[side].ask("steps 3")["seconds"] / 3
         steps[side] = max(2, round(seconds / once))
+        result[side]["peak_bytes"] = workers[side].ask("peak")["peak_bytes"]
     times: dict[str, list[float]] = {side: [] for side in alive}
     rates: dict[str, list[float]] = {side: [] for side in alive}
     for _ in range(repeats):
@@ -105,7 +110,6 @@ def measure(cell: Cell, seconds: float, repeats: int) -> dict[str, Any]:
             "step_seconds": times[side],
             "images_per_second": cell.batch / step_seconds,
             "matmul_flops_per_second": statistics.median(rates[side]),
-            "peak_bytes": workers[side].ask("end")["peak_bytes"],
         }
         workers[side].close()
     if "jxfer" in alive:

@@ -41,8 +41,9 @@ class Ready:
     block: Callable[[int], float]
     """Seconds of so many steps."""
     matmul: Callable[[], float]
-    """FLOP/s."""
+    """FLOP/s. Its matrices are there for as long as it runs."""
     peak_bytes: Callable[[], int | None]
+    """Of the process so far: to be asked before the first `matmul`."""
     facts: dict[str, Any]
 
 
@@ -127,10 +128,10 @@ def our_side(cell: Cell) -> Ready:
         return time.perf_counter() - start
 
     side = cell.matrix
-    a, b = (jax.random.normal(jax.random.key(i), (side, side), jnp.bfloat16) for i in range(2))
     product = jax.jit(jnp.matmul)
 
     def matmul() -> float:
+        a, b = (jax.random.normal(jax.random.key(i), (side, side), jnp.bfloat16) for i in range(2))
         product(a, b).block_until_ready()
         start = time.perf_counter()
         for _ in range(10):
@@ -225,9 +226,9 @@ def torch_side(cell: Cell) -> Ready:
         return time.perf_counter() - start
 
     side = cell.matrix
-    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
 
     def matmul() -> float:
+        a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
         a @ b
         wait()
         start = time.perf_counter()

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from scripts import bench_gpu
+
 
 @pytest.mark.slow
 def test_both_sides_of_every_case_are_measured(tmp_path):
@@ -33,6 +35,32 @@ def test_both_sides_of_every_case_are_measured(tmp_path):
     assert flops["full"] > flops["partial"] > flops["head"] > 0
     # Without the passes of the frozen part: stem to stage 3 is what the head's step has more.
     assert flops["partial"] > flops["cached"] > 0
+
+
+def test_the_peak_of_memory_is_asked_before_the_first_product_of_matrices(monkeypatch):
+    asked = {}
+
+    class Worker:
+        def __init__(self, side, _):
+            self.questions = asked[side] = []
+
+        def answer(self):
+            return {"flops": 1.0}
+
+        def ask(self, question):
+            self.questions.append(question.split()[0])
+            peak = 10 if "matmul" in self.questions else 7
+            return {"seconds": 1.0, "flops_per_second": 1.0, "peak_bytes": peak}
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(bench_gpu, "Worker", Worker)
+    cell = bench_gpu.Cell("resnet18", "full", 2, 64, 128, "default", small=True)
+    found = bench_gpu.measure(cell, seconds=1, repeats=2)
+    assert [found[side]["peak_bytes"] for side in ("jxfer", "torch")] == [7, 7]
+    for questions in asked.values():
+        assert questions == ["steps", "peak", *["steps", "matmul"] * 2]
 
 
 def test_nothing_heavy_is_imported_that_a_gpu_machine_may_lack():

@@ -26,7 +26,8 @@ _LEAVING = 30
 """Seconds that a host waits for the others where it ends."""
 _BLOCK = 1 << 14  # bytes: messages are padded to a multiple, so that most share a program
 _LAST_WORDS = (
-    "jxfer: a host died or never came, so this one stopped; the same command on all hosts resumes"
+    "jxfer: this host was ended, by a signal or because another died or never came; "
+    "the same command on all hosts resumes"
 )
 
 
