@@ -28,6 +28,12 @@ what the oracle's choice of the step gives.
 
 Expected: the order of the papers, with the largest gains where source and target differ most.
 
+Measured: on the mean of the pairs of digits the source alone 64.3 %, CORAL 65.5, AdaBN 68.4, DAN
+69.8, CDAN 71.7, DANN 71.8, MCC 74.6, the oracle 88.5; the order of the papers, but that CDAN is not
+above DANN. On the JPEGs the five methods with a term gain 0.9 to 1.4 points and AdaBN loses 1.8.
+23 claims are reproduced and 8 underpowered. DANN has the smallest A-distance, MCC one as large as
+the source alone, and the best accuracy.
+
 Command: `python experiments/domain_adaptation.py --jobs 2`, after `python experiments/domains.py
 ZIPS` and the import of the weights of github.com/akamaster/pytorch_resnet_cifar10, which needs the
 extra `torch` (each on one line, for 20, 32, 44 and 56):
@@ -35,8 +41,8 @@ extra `torch` (each on one line, for 20, 32, 44 and 56):
     jxfer zoo import resnet20-12fca82f.th --arch resnet20 --name resnet20-cifar10 --zoo runs/zoo
     --class-names airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck
 
-Time: two hours on 2 cores, by arithmetic; `--small` (rendered digits to digits, 2 seeds) three
-minutes, without images or weights.
+Time: three hours on 2 cores beside other programs; `--small` (rendered digits to digits, 2 seeds)
+three minutes, without images or weights.
 """
 
 import dataclasses
