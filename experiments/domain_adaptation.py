@@ -19,12 +19,12 @@ without training.
 Digits: `resnet20-glyphs` at 16 pixels, all of it trains. JPEG: CIFAR-10's published networks, whose
 last stage and head go on training, on features of the stages below that are kept. DANN and CDAN
 have the growing strength of Ganin et al. Rates and weights were fixed by single runs at seed 100,
-whose figures are not kept, without a label of the target: for JPEG the rate, of 0.01, 0.001 and 0.0001, that is best on the source's validation
-split without adaptation; the weight is the largest power of ten up to 1 at which no run fails and
-none loses five points there. It is 1 but for CORAL, where it is 0.1 for digits (1 is no longer
-finite) and 0.01 for JPEG (1 loses 30 points, 0.1 five). The best step is chosen by validation on
-the source, of equals the first (for JPEG there is one evaluation, at the end); beside it stands
-what the oracle's choice of the step gives.
+whose figures are not kept, without a label of the target: for JPEG the rate, of 0.01, 0.001 and
+0.0001, that is best on the source's validation split without adaptation; the weight is the largest
+power of ten up to 1 at which no run fails and none loses five points there. It is 1 but for CORAL,
+where it is 0.1 for digits (1 is no longer finite) and 0.01 for JPEG (1 loses 30 points, 0.1 five).
+The best step is chosen by validation on the source, of equals the first (for JPEG there is one
+evaluation, at the end); beside it stands what the oracle's choice of the step gives.
 
 Expected: the order of the papers, with the largest gains where source and target differ most.
 
