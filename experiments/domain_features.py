@@ -5,7 +5,8 @@ images of source and target, at most 30 of each class and domain, as the chosen 
 pooled features, standardised, by t-SNE (van der Maaten & Hinton 2008) of both domains together. One
 run of each arm, that of the first seed. Proxy A-distances are the table's, of that run.
 
-Not for `adabn`: the model that it saves has statistics of the target alone.
+Not for `adabn`, the model that it saves has statistics of the target alone, nor for `oracle`, whose
+runs know no source.
 
 Expected: two clouds under `source_only`; under a method that works the domains fall together, class
 by class.
@@ -47,7 +48,8 @@ def draw(
       arms: methods, a panel each.
 
     Raises:
-      UserError: there is no such table, or a run of it is missing.
+      UserError: there is no such table, a run of it is missing, or an arm is one of those without
+        features of two domains.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -57,10 +59,11 @@ def draw(
         results = json.loads((sweep / "results.json").read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{sweep} holds no results.json of a table: {error}") from None
+    cells = [_cell(results["cells"], setting, arm) for arm in arms]
     figure = Figure(figsize=(3.6 * len(arms), 4), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, arm in zip(figure.subplots(1, len(arms), squeeze=False)[0], arms, strict=True):
-        cell = _cell(results["cells"], setting, arm)
+    panels = figure.subplots(1, len(arms), squeeze=False)[0]
+    for axes, arm, cell in zip(panels, arms, cells, strict=True):
         _panel(axes, sweep / "cells" / cell["key"])
         found = cell["measures"]
         accuracy, distance = found["test accuracy"], found["proxy A-distance"]
@@ -73,10 +76,12 @@ def draw(
 
 
 def _cell(cells: list[dict[str, Any]], setting: str, arm: str) -> dict[str, Any]:
-    """The first finished run of an arm in a setting of the table."""
+    """The first finished run of an arm in a setting of the table, with features of both domains."""
     for cell in cells:
         place = (cell["role"], cell["setting"], cell["arm"], cell["status"])
         if place == ("table", setting, arm, "finished"):
+            if cell["measures"]["proxy A-distance"] is None:
+                raise UserError(f"--arms {arm}: it has no features of two domains; leave it out")
             return cell
     raise UserError(f'the table has no finished run of "{arm}" in "{setting}"')
 

@@ -38,8 +38,10 @@ __all__ = [
     "Splits",
     "Subset",
     "TfdsSource",
+    "has_one_split",
     "open_for_evaluation",
     "open_splits",
+    "place",
 ]
 
 _FOLDER_SPLITS = ("train", "val", "test")
@@ -171,6 +173,29 @@ def open_for_evaluation(config: DataConfig, split: str | None = None) -> Source:
     source = stored[split]()
     _warn_left_out([source])
     return source
+
+
+def has_one_split(config: DataConfig) -> bool:
+    """Whether the data have a single split; raises as `open_splits`."""
+    return len(_stored_splits(config)) == 1
+
+
+def place(config: DataConfig) -> str:
+    """Where the images of data that can be opened lie, however their spec is written.
+
+    Returns:
+      The path of a folder, of a TFDS dataset that of its version, without symbolic links; the
+      address of one in a bucket; the name of an embedded set.
+
+    Raises:
+      UserError: as `open_splits`.
+    """
+    kind, _, rest = config.source.partition(":")
+    if kind == "tfds":
+        rest = str(prepared.open_prepared(rest, config.data_dir).data_dir)
+    elif kind != "folder":
+        return config.source
+    return remote.address(rest) or os.path.realpath(os.path.expanduser(rest))
 
 
 def _stored_splits(config: DataConfig) -> dict[str, Callable[[], Source]]:

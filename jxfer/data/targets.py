@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jxfer.data import screen
+from jxfer.data import screen, sources
 from jxfer.data.readers import Example, Source, Subset, View
 from jxfer.data.sources import DataConfig
 from jxfer.errors import UserError
@@ -26,8 +26,8 @@ class Target:
     val: Source
     """the same with their labels, for the oracle alone"""
     test: Source | None
-    """read once, at the end; where the target has a single split, all of it; None where it has a
-    validation split and no test split"""
+    """read once, at the end; where the target has a single split, all of it; None where it has
+    several and none is a test split"""
     skipped: tuple[str, ...] = ()
     """names of unreadable images that were left out"""
 
@@ -83,16 +83,15 @@ def open_target(config: DataConfig, spec: str, class_names: Sequence[str], parti
       UserError: as `screen.load_splits`; the target is the source; the classes differ, and
         `partial` is not set; fewer than two are shared; or a split has too few images of them.
     """
-    if spec == config.source:
-        raise UserError(f"--adapt.target {spec}: it is the source; leave --adapt out")
+    ours = config
     config = dataclasses.replace(config, source=spec, per_class=None, balanced_sampling=False)
     splits = screen.load_splits(config, by_class=False)
+    if sources.place(config) == sources.place(ours):
+        raise UserError(f"--adapt.target {spec}: it is the source; leave --adapt out")
     _check_classes(spec, class_names, splits.train.class_names, partial)
     skipped, test = splits.skipped, splits.test
-    if test is None:
-        whole, left_out = screen.load_for_evaluation(config)
-        if len(whole) == len(splits.train) + len(splits.val):  # the only split, not a stored val
-            test, skipped = whole, left_out
+    if test is None and sources.has_one_split(config):
+        test, skipped = screen.load_for_evaluation(config)
     target = Target(
         train=Unlabelled(splits.train),
         unlabelled_val=Unlabelled(splits.val),

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from jxfer.data.sources import DataConfig, open_for_evaluation, open_splits
+from jxfer.data.sources import DataConfig, open_for_evaluation, open_splits, place
 from jxfer.errors import UserError
 
 
@@ -193,3 +193,8 @@ def test_a_home_folder_is_expanded(make_folder, monkeypatch):
 def test_options_out_of_range(options, message):
     with pytest.raises(UserError, match=message):
         DataConfig("digits", **options)
+
+
+def test_an_address_in_a_bucket_is_a_place_without_a_slash_at_its_end():
+    places = {place(DataConfig(f"folder:gs://some-bucket/a{end}")) for end in ("", "/", "//")}
+    assert places == {"gs://some-bucket/a"}

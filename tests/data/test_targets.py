@@ -1,9 +1,13 @@
 """The target of domain adaptation: whose labels training cannot see, under the source's classes."""
 
+import pathlib
+import shutil
+
 import cv2
 import numpy as np
 import pytest
 
+from jxfer.data import embedded
 from jxfer.data.sources import DataConfig
 from jxfer.data.targets import open_target
 
@@ -86,11 +90,68 @@ def test_no_label_says_which_images_are_held_out(write):
     assert names[0] == names[1]
 
 
-def test_the_source_is_no_target(write, one_line):
-    spec = write("target", ("ants", "bees"))
-    config = DataConfig(spec)
-    with one_line("it is the source"):
-        open_target(config, spec, ("ants", "bees"), partial=False)
+@pytest.fixture
+def prepared(tmp_path):
+    """Writes the digits' files under another name, as a TFDS dataset of these two splits."""
+    digits = pathlib.Path(embedded.open_embedded("digits").data_dir)
+
+    def prepare(name, other="test"):
+        folder = tmp_path / name / "1.0.0"
+        shutil.copytree(digits, folder, ignore=lambda *_: ["checksums.json"])
+        (folder / "digits-test.array_record-00000-of-00001").rename(
+            folder / f"digits-{other}.array_record-00000-of-00001"
+        )
+        card = folder / "dataset_info.json"
+        card.write_text(card.read_text().replace('"test"', f'"{other}"'))
+        return tuple(str(label) for label in range(10))
+
+    return prepare
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("folder:{0}/target", "folder:{0}/target"),
+        ("folder:{0}/target", "folder:{0}/target/"),
+        ("folder:{0}/target", "folder:{0}/./other/../target"),
+        ("folder:{0}/target", "folder:{0}/link"),
+        ("folder:target", "folder:{0}/target"),
+        ("folder:{0}/target", "folder:~/target"),
+        ("digits", "digits"),
+    ],
+)
+def test_the_source_is_no_target_however_it_is_written(
+    write, tmp_path, monkeypatch, one_line, source, target
+):
+    classes = ("ants", "bees")
+    write("target", classes)
+    write("other", classes)
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = DataConfig(source.format(tmp_path))
+    spec = target.format(tmp_path)
+    with one_line(f"--adapt.target {spec}: it is the source"):
+        open_target(config, spec, classes, partial=False)
+    assert open_target(config, "folder:other", classes, partial=False).train
+
+
+def test_a_prepared_source_is_no_target_under_its_version(prepared, tmp_path, one_line):
+    for name in ("ours", "others"):
+        classes = prepared(name)
+    config = DataConfig("tfds:ours", data_dir=str(tmp_path))
+    for spec in ("tfds:ours", "tfds:ours:1.0.0"):
+        with one_line(f"--adapt.target {spec}: it is the source"):
+            open_target(config, spec, classes, partial=False)
+    target = open_target(config, "tfds:others:1.0.0", classes, partial=False)
+    assert (len(target.train), len(target.val), len(target.test)) == (1167, 130, 500)
+
+
+def test_a_prepared_target_whose_other_split_is_no_test_split_is_not_tested(prepared, tmp_path):
+    classes = prepared("target", "extra")
+    config = DataConfig("digits", data_dir=str(tmp_path))
+    target = open_target(config, "tfds:target", classes, partial=False)
+    assert (len(target.train), len(target.val), target.test) == (1167, 130, None)
 
 
 def test_too_few_images_of_the_shared_classes_are_told(write, one_line, tmp_path):
