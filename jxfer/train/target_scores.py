@@ -9,7 +9,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-import scipy.special
 
 from jxfer.errors import UserError
 
@@ -36,10 +35,12 @@ def entropy(probabilities: npt.NDArray[np.floating]) -> float:
     Raises:
       UserError: there are fewer than two images.
     """
+    from scipy import special
+
     p = _target_rows(probabilities)
     if not np.isfinite(p).all():
         return -math.inf
-    return float(np.mean(np.sum(scipy.special.xlogy(p, p), axis=1)))
+    return float(np.mean(np.sum(special.xlogy(p, p), axis=1)))
 
 
 def soft_neighbourhood_density(
@@ -70,6 +71,8 @@ def soft_neighbourhood_density(
     Raises:
       UserError: there are fewer than two images.
     """
+    from scipy import special
+
     p = _target_rows(probabilities)
     if not np.isfinite(p).all():
         return -math.inf
@@ -79,7 +82,7 @@ def soft_neighbourhood_density(
         logits = unit[start : start + _BLOCK] @ unit.T / temperature
         own = np.arange(len(logits))
         logits[own, start + own] = -math.inf
-        total += float(scipy.special.entr(scipy.special.softmax(logits, axis=1)).sum())
+        total += float(special.entr(special.softmax(logits, axis=1)).sum())
     return total / len(unit)
 
 
