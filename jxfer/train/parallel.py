@@ -44,8 +44,9 @@ def compile_step(step: Callable[..., Any], *, donate_state: bool = False) -> Cal
 
 def replicate(tree: T) -> T:
     """A copy of every leaf on every local device: [...] -> [devices, ...]."""
-    # Under flax's own axis name the second step would compile again.
-    return jax_utils.replicate(tree, axis_name=AXIS)
+    # From the host: what is on a device flax stacks there, all copies on one device and a program
+    # for each shape. Under flax's own axis name the second step would compile again.
+    return jax_utils.replicate(jax.device_get(tree), axis_name=AXIS)
 
 
 def fetch(tree: T) -> T:
