@@ -74,7 +74,7 @@ def print_start(
         memory, norms = optimizer_bytes(plan, like.opt_state), norms_by_label(plan)
         plain = dataclasses.replace(plan, regularise=RegulariseConfig())
         # As training calls it: a start traces its step once.
-        fixed = plain.reference(pretrained.variables, config.seed), plain.rate_table
+        fixed = plain.reference(pretrained.variables, config.seed), plan.rate_table
         work = flops.by_label(
             traced_train_step(plain), plan, like, config.batch_size // jax.device_count(), *fixed
         )
