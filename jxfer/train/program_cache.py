@@ -102,8 +102,8 @@ def switch_on() -> None:
 def switch_off() -> None:
     """Undoes `switch_on`, as long as nothing was compiled.
 
-    For several hosts, which need not share the folder: where they compile, XLA divides the search
-    for the fastest kernels among them, and one that found its program would be waited for.
+    For several hosts, which need not share the folder: on GPUs XLA divides the search for the
+    fastest kernels among those that compile, and might wait for one that found its program.
     """
     if compilation_cache.get_file_cache is _open:
         jax.config.update("jax_compilation_cache_dir", None)
