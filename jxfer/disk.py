@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -116,6 +117,18 @@ def crc32(path: pathlib.Path, size: int | None = None) -> int:
         while piece := file.read(_PIECE if size is None else min(size - read, _PIECE)):
             crc, read = zlib.crc32(piece, crc), read + len(piece)
     return crc if size in (None, read) else -1
+
+
+def let_writers_end(folder: pathlib.Path) -> None:
+    """Returns when half a second has brought nothing new.
+
+    Where one tensor fails, TensorStore's threads go on with the others for some milliseconds, and
+    make folders anew that were moved or removed meanwhile.
+    """
+    before = None
+    while (now := sorted(folder.rglob("*"))) != before:
+        before = now
+        time.sleep(0.5)
 
 
 class _Raised(logging.Filter):

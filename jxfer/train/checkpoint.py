@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jxfer import disk, sealed, trees
-from jxfer.errors import UserError, first_line
+from jxfer.errors import DiskError, UserError, first_line
 from jxfer.train import hosts
 from jxfer.train.state import TrainState
 from jxfer.trees import Tree
@@ -51,6 +52,7 @@ class Checkpoints:
     def __init__(self, folder: pathlib.Path, check: Callable[[], None] = lambda: None) -> None:
         self._folder, self._check = folder, check
         self._manager: Any = None
+        self._saving: int | None = None
         if not hosts.is_first():
             return
         disk.tell_once()
@@ -71,10 +73,14 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._manager is not None:
+        if self._manager is None:
+            return
+        try:
             self._wait()
             with self._writing():
                 self._manager.close()
+        finally:
+            self._make_nothing_anew()
 
     def last(self) -> str:
         """What there is to go back to, for the message of a run that stops."""
@@ -109,9 +115,10 @@ class Checkpoints:
         checksums = {path: trees.crc32(leaf) for path, leaf in trees.flatten(tree).items()}
         self._wait()
         self._check()  # else Orbax may make the folder anew
+        self._saving = int(state.step)
         with self._writing():
             self._manager.save(
-                int(state.step),
+                self._saving,
                 args=ocp.args.Composite(
                     state=ocp.args.PyTreeSave(tree),
                     progress=ocp.args.JsonSave(sealed.seal({**progress, "checksums": checksums})),
@@ -216,6 +223,23 @@ class Checkpoints:
         """Until the save that goes on beside the loop is done."""
         with self._writing():
             self._manager.wait_until_finished()
+
+    def _make_nothing_anew(self) -> None:
+        """Removes what a save that was under way has left where the run folder was.
+
+        TensorStore makes the folders of a path anew; in their place the run could not be put back.
+        """
+        try:
+            self._check()
+        except DiskError:
+            disk.let_writers_end(self._folder)
+            if self._saving is None or (self._folder.parent / "config.json").exists():
+                return  # what lies there now is not this run's
+            for left in (f"{self._saving}", f"{self._saving}.orbax-checkpoint-tmp"):
+                shutil.rmtree(self._folder / left, ignore_errors=True)
+            with contextlib.suppress(OSError):  # not empty, or not there
+                self._folder.rmdir()
+                self._folder.parent.rmdir()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

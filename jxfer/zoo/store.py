@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -227,22 +226,10 @@ def _write_tensors(folder: Path, variables: Tree) -> None:
         with _checkpointer() as checkpointer:
             checkpointer.save(folder.absolute(), variables)
     except Exception:
-        _let_writers_end(folder.parent)
+        disk.let_writers_end(folder.parent)
         raise
     # A marker for file systems without rename, which holds the absolute path: not for others' eyes.
     (folder / "commit_success.txt").unlink(missing_ok=True)
-
-
-def _let_writers_end(folder: Path) -> None:
-    """Returns when half a second has brought nothing new.
-
-    Where one tensor fails, TensorStore's threads go on with the others for some milliseconds, and
-    make folders anew that were removed meanwhile.
-    """
-    before = None
-    while (now := sorted(folder.rglob("*"))) != before:
-        before = now
-        time.sleep(0.5)
 
 
 def _read_tensors(folder: Path) -> Tree:

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from jxfer.errors import DiskError
 from jxfer.train.checkpoint import Checkpoints
 from jxfer.train.state import TrainState
 
@@ -137,3 +138,25 @@ def test_a_checkpoint_of_a_killed_save_is_not_seen(step, tmp_path):
         assert int(state.step) == 1
         checkpoints.save(make_state(2), progress(best=1))
     assert steps(tmp_path) == {1, 2}
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_save_makes_no_moved_run_anew(taken, tmp_path):
+    """TensorStore makes folders anew; what another run does there meanwhile is its own."""
+    run, aside = tmp_path / "run", tmp_path / "aside"
+    run.mkdir()
+
+    def check():
+        if aside.exists():
+            raise DiskError("it was moved")
+
+    checkpoints = Checkpoints(run / "checkpoints", check)
+    checkpoints.save(make_state(1), progress(best=1))
+    run.rename(aside)
+    if taken:
+        (run / "checkpoints" / "1").mkdir(parents=True)
+        (run / "config.json").touch()
+    with pytest.raises(DiskError, match="it was moved"), checkpoints:
+        checkpoints.save(make_state(2), progress(best=2))
+    assert (run / "checkpoints" / "1").exists() == taken
+    assert run.exists() == taken
