@@ -1,7 +1,8 @@
 """Time from `jxfer train` to the end of its first step, programs not yet cached, and cached.
 
-Each start is a process of its own that ends there. Seconds of the wall clock, and of all cores
-(which other programs on the machine disturb less).
+Each start is a process of its own that ends after its second step, whose time is what a step takes
+by itself. Seconds of the wall clock, of all cores (which other programs on the machine disturb
+less), and of the wall clock without a step's own.
 
 Command: `python -m scripts.bench_startup`
 """
@@ -25,18 +26,31 @@ from jxfer.commands.main import main
 from jxfer.train import log
 import jax
 
-def first(self, step, sums, *_):
-    jax.block_until_ready(sums)
-    print(json.dumps([time.time() - float(os.environ["STARTED"]), time.process_time()]), flush=True)
-    os._exit(0)
+ends = []
 
-log.TrainingLog.add = first
+take_sums = log.TrainingLog.add
+
+def add(self, step, sums, *rest):
+    jax.block_until_ready(sums)
+    ends.append((time.time(), time.process_time()))
+    if len(ends) == 2:
+        (first, cores), (second, _) = ends
+        seconds = first - float(os.environ["STARTED"])
+        print(json.dumps([seconds, cores, seconds - (second - first)]), flush=True)
+        os._exit(0)
+    return take_sums(self, step, sums, *rest)
+
+log.TrainingLog.add = add
 sys.exit(main(sys.argv[1:]))
 """
 
 
 def start(arguments: list[str], cache: str, run: pathlib.Path) -> list[float]:
-    """(seconds, seconds of all cores) until the first step of a run in a new folder has ended."""
+    """Of a run in a new folder until its first step has ended.
+
+    Returns:
+      Seconds, seconds of all cores, and seconds less those of its second step.
+    """
     inherited = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     environment = {"JXFER_CACHE": cache, "JXFER_COMPILED": "on", "STARTED": str(time.time())}
     done = subprocess.run(
@@ -84,7 +98,7 @@ def main(
         for name, starts in found.items()
     }
     ratio = [second / first for first, second in zip(*medians.values(), strict=True)]
-    rows: list[tuple[str, ...]] = [("start", "seconds", "seconds of all cores")]
+    rows: list[tuple[str, ...]] = [("start", "seconds", "of all cores", "without a step's own")]
     rows += [(name, *(f"{value:.1f}" for value in values)) for name, values in medians.items()]
     rows.append(("second of first", *(f"{value:.2f}" for value in ratio)))
     print(f"{arch}, {image_size} px, batch {batch_size}, medians of {repeats}")

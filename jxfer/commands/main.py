@@ -1,5 +1,6 @@
 """The entry point: picks a command; what a person caused becomes one line and exit code 2."""
 
+import gc
 import importlib
 import logging
 import os
@@ -25,6 +26,10 @@ COMMANDS = {
 """Each is a module of this package with `main(args) -> exit code`, imported when it is called; a
 dash in the name is an underscore in the module's."""
 
+_COLLECT_AFTER = 50_000
+"""New objects after which Python looks for garbage, in place of 700: imports and traces make some
+millions that stay, and to look through these again and again took 6 % of a start."""
+
 
 def main(args: list[str] | None = None) -> int:
     """Runs `jxfer ARGS` and returns the exit code."""
@@ -37,6 +42,7 @@ def main(args: list[str] | None = None) -> int:
     def command() -> int:
         if name not in COMMANDS:
             raise UserError(f"no command {name!r}; there are {', '.join(COMMANDS)}")
+        gc.set_threshold(_COLLECT_AFTER)
         module = importlib.import_module(f"jxfer.commands.{name.replace('-', '_')}")
         importlib.import_module("jxfer.train.program_cache").switch_on()
         return int(module.main(args[1:]))

@@ -83,6 +83,8 @@ def _forward(
     return _by_groups(images, kernel, stride, padding, groups), (images, kernel)
 
 
+# Traced once for each shape; inlined, it leaves nothing else in the program.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
 def _backward(
     stride: int,
     padding: int,

@@ -11,6 +11,7 @@ A layer computes in the dtype of its input and returns it: parameters and statis
 and each layer casts its own.
 """
 
+import functools
 import zlib
 from typing import Literal, NamedTuple
 
@@ -81,16 +82,58 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train_layers: TrainLayers) -> jax.Array:
         self.sow(NORM_INPUTS, "x", x)
-        path = "/".join(self.path)
-        norm = nn.BatchNorm(
-            use_running_average=path not in train_layers,
-            momentum=NORM_MOMENTUM,
-            epsilon=NORM_EPSILON,
-            axis_name=self.axis_name,
-            dtype=x.dtype,  # of the result alone
-        )
-        nn.share_scope(self, norm)  # the leaves are norm/scale, not norm/BatchNorm_0/scale
-        return norm(x)
+        shape = (x.shape[-1],)
+        stored = {
+            name: self.variable("batch_stats", name, make, shape, jnp.float32)
+            for name, make in (("mean", jnp.zeros), ("var", jnp.ones))
+        }
+        mean, var = stored["mean"].value, stored["var"].value
+        if "/".join(self.path) in train_layers:
+            starting = self.is_initializing()
+            mean, var = _moments(x, None if starting else self.axis_name)
+            if not starting:
+                stored["mean"].value = _moved(stored["mean"].value, mean)
+                stored["var"].value = _moved(stored["var"].value, var)
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        return _normalised(x, mean, var, scale, bias)
+
+
+# Inlined into what calls it, a function under `jax.jit` is traced once for each shape, not for each
+# norm of that shape, and leaves nothing else in the program.
+_inlined = functools.partial(jax.jit, inline=True)
+
+
+@functools.partial(_inlined, static_argnames="axis_name")
+def _moments(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance [C], float32, over all axes of `x` but the last, and over devices.
+
+    The variance is E[x^2] - E[x]^2, which takes one pass over `x`.
+    """
+    x = x.astype(jnp.float32)
+    square, axes = lax.square(x), tuple(range(x.ndim - 1))
+    mean, mean_square = x.mean(axes), square.mean(axes)
+    if axis_name is not None:
+        mean, mean_square = lax.pmean(jnp.stack([mean, mean_square]), axis_name)
+    return mean, jnp.maximum(0.0, mean_square - lax.square(mean))  # rounding may go below 0
+
+
+@_inlined
+def _moved(average: jax.Array, moment: jax.Array) -> jax.Array:
+    return NORM_MOMENTUM * average + (1 - NORM_MOMENTUM) * moment
+
+
+@_inlined
+def _normalised(
+    x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array
+) -> jax.Array:
+    """`x` [..., C], normalised in float32 by moments [C], in its own dtype."""
+    axes = tuple(range(x.ndim - 1))
+    mean, var = jnp.expand_dims(mean, axes), jnp.expand_dims(var, axes)
+    y = x - mean
+    y *= lax.rsqrt(var + NORM_EPSILON) * scale.reshape(mean.shape)
+    y += bias.reshape(mean.shape)
+    return y.astype(x.dtype)
 
 
 class Dropout(nn.Module):

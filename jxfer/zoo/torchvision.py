@@ -11,7 +11,7 @@ import importlib.util
 from jxfer import disk
 from jxfer.data.transforms import IMAGENET
 from jxfer.errors import UserError
-from jxfer.zoo import download, imagenet
+from jxfer.zoo import imagenet
 from jxfer.zoo.card import Card
 from jxfer.zoo.published import Published
 
@@ -96,6 +96,8 @@ def fetch(name: str) -> Published:
     Raises:
       UserError: no such weights, PyTorch is not installed, or the download fails.
     """
+    from jxfer.zoo import download  # with `requests`, which is slow to import and rarely needed
+
     arch, _, version = name.removeprefix(PREFIX).partition(".")
     if arch not in WEIGHTS:
         raise UserError(f"{name}: torchvision has no such weights; there are {', '.join(WEIGHTS)}")
