@@ -6,6 +6,7 @@ ours is faster. First the weight gradient, which jxfer writes as matrix products
 ResNet-20 (32 px, batch 128) and ResNet-18 (224 px, batch 16); then forward pass, input gradient and
 weight gradient of the grouped convolutions of ResNeXt-50 32x4d (224 px, batch 4), which jxfer takes
 group by group. XLA's grouped weight gradient takes seconds a call: `--no-grouped` leaves them out.
+`--torch` (needs the extra `dev`) adds each pass of the first layers beside PyTorch (channels_last).
 """
 
 import statistics
@@ -13,9 +14,10 @@ import time
 from collections.abc import Callable
 
 import jax
+import numpy as np
 import tyro
 
-from jxfer import text
+from jxfer import machine, text
 from jxfer.models import convolution
 
 LAYERS = (
@@ -44,44 +46,62 @@ GROUPED = (
 Convolution = Callable[..., jax.Array]
 
 
-def main(repetitions: int = 9, grouped: bool = True) -> None:
+def main(repetitions: int = 9, grouped: bool = True, torch: bool = False) -> None:
     """Prints the tables.
 
     Args:
       repetitions: Timed calls of each side, interleaved; a third of it for the grouped ones.
       grouped: Measure the grouped convolutions too.
+      torch: Measure PyTorch's convolutions too.
     """
     print(_weight_gradients(repetitions))
     if grouped:
         print(_grouped(max(1, repetitions // 3)))
+    if torch:
+        print(_beside_torch(repetitions))
 
 
 def _weight_gradients(repetitions: int) -> str:
     rows = [("layer", "XLA, GFLOP/s", "jxfer, GFLOP/s", "jxfer / XLA")]
-    for batch, side, c_in, c_out, size, stride in LAYERS:
-        images = jax.random.normal(jax.random.key(0), (batch, side, side, c_in))
-        kernel = jax.random.normal(jax.random.key(1), (size, size, c_in, c_out))
-        layer = f"{side}x{side}x{c_in} -> {c_out}, {size}x{size}, stride {stride}"
-        args = (stride, size // 2)
-        rows.append((layer, *_compare(_weight_gradient, images, kernel, args, repetitions)))
+    for layer in LAYERS:
+        name, images, kernel, args = _layer(*layer)
+        rows.append((name, *_compare(_weight_gradient, images, kernel, args, repetitions)))
     print()
     return text.table(rows)
 
 
+def _layer(
+    batch: int, side: int, c_in: int, c_out: int, size: int, stride: int
+) -> tuple[str, jax.Array, jax.Array, tuple[int, ...]]:
+    """Name, images, kernel, and the convolution's other arguments."""
+    images = jax.random.normal(jax.random.key(0), (batch, side, side, c_in))
+    kernel = jax.random.normal(jax.random.key(1), (size, size, c_in, c_out))
+    name = f"{side}x{side}x{c_in} -> {c_out}, {size}x{size}, stride {stride}"
+    return name, images, kernel, (stride, size // 2)
+
+
 def _grouped(repetitions: int) -> str:
     rows = [("grouped layer", "pass", "XLA, GFLOP/s", "jxfer, GFLOP/s", "jxfer / XLA")]
-    passes = {
-        "forward": _forward,
-        "input gradient": _input_gradient,
-        "weight gradient": _weight_gradient,
-    }
     for batch, side, channels, groups, stride in GROUPED:
         images = jax.random.normal(jax.random.key(0), (batch, side, side, channels))
         kernel = jax.random.normal(jax.random.key(1), (3, 3, channels // groups, channels))
         layer = f"{side}x{side}x{channels}, 3x3, {groups} groups, stride {stride}"
-        for name, make in passes.items():
+        for name, make in _passes().items():
             figures = _compare(make, images, kernel, (stride, 1, groups), repetitions)
             rows.append((layer, name, *figures))
+    print()
+    return text.table(rows)
+
+
+def _beside_torch(repetitions: int) -> str:
+    rows = [("layer", "pass", "PyTorch, GFLOP/s", "jxfer, GFLOP/s", "jxfer / PyTorch")]
+    for layer in LAYERS:
+        name, images, kernel, args = _layer(*layer)
+        theirs = _torch_passes(images, kernel, *args)
+        for which, make in _passes().items():
+            ours = _ours(make, convolution.conv_cpu, images, kernel, args)
+            figures = _alternate((theirs[which], ours), _flops(images, kernel, args), repetitions)
+            rows.append((name, which, *figures))
     print()
     return text.table(rows)
 
@@ -94,20 +114,76 @@ def _compare(
     repetitions: int,
 ) -> tuple[str, str, str]:
     """GFLOP/s of XLA and of jxfer, and their ratio."""
-    output = convolution.conv_xla(images, kernel, *args)
-    gradient = jax.random.normal(jax.random.key(2), output.shape)
-    flops = 2 * output.size * kernel[..., 0].size
-    sides = [make(conv, args) for conv in (convolution.conv_xla, convolution.conv_cpu)]
+    sides = (convolution.conv_xla, convolution.conv_cpu)
+    xla, ours = (_ours(make, conv, images, kernel, args) for conv in sides)
+    return _alternate((xla, ours), _flops(images, kernel, args), repetitions)
+
+
+def _flops(images: jax.Array, kernel: jax.Array, args: tuple[int, ...]) -> int:
+    """Of any pass."""
+    return 2 * convolution.conv_xla(images, kernel, *args).size * kernel[..., 0].size
+
+
+def _ours(
+    make: Callable[[Convolution, tuple[int, ...]], Convolution],
+    conv: Convolution,
+    images: jax.Array,
+    kernel: jax.Array,
+    args: tuple[int, ...],
+) -> Callable[[], object]:
+    shape = convolution.conv_xla(images, kernel, *args).shape
+    gradient = jax.random.normal(jax.random.key(2), shape)
+    function = make(conv, args)
+    return lambda: jax.block_until_ready(function(images, kernel, gradient))
+
+
+def _torch_passes(
+    images: jax.Array, kernel: jax.Array, stride: int, padding: int
+) -> dict[str, Callable[[], object]]:
+    import torch
+
+    def channels_last(x: jax.Array, axes: tuple[int, ...]) -> torch.Tensor:
+        tensor = torch.from_numpy(np.transpose(np.asarray(x), axes))
+        return tensor.contiguous(memory_format=torch.channels_last)
+
+    torch.set_num_threads(machine.visible_cores())
+    x, k = channels_last(images, (0, 3, 1, 2)), channels_last(kernel, (3, 2, 0, 1))
+    y = torch.conv2d(x, k, None, stride, padding)
+    backward = torch.ops.aten.convolution_backward
+
+    def gradient(of: list[bool]) -> object:
+        pairs = [stride] * 2, [padding] * 2, [1, 1]
+        return backward(y, x, k, None, *pairs, False, [0, 0], 1, of)
+
+    return {
+        "forward": lambda: torch.conv2d(x, k, None, stride, padding),
+        "input gradient": lambda: gradient([True, False, False]),
+        "weight gradient": lambda: gradient([False, True, False]),
+    }
+
+
+def _alternate(
+    sides: tuple[Callable[[], object], Callable[[], object]], flops: int, repetitions: int
+) -> tuple[str, str, str]:
+    """GFLOP/s of a peer and of jxfer, and ours over the peer's."""
     seconds: list[list[float]] = [[], []]
-    for repetition in range(repetitions + 1):
-        for function, times in zip(sides, seconds, strict=True):
+    for _ in range(repetitions):
+        for side, times in zip(sides, seconds, strict=True):
+            side()  # compiles; and for a while after a call PyTorch's threads still take cores
             start = time.perf_counter()
-            jax.block_until_ready(function(images, kernel, gradient))
-            if repetition:  # the first call compiles
-                times.append(time.perf_counter() - start)
-    xla, ours = (flops / 1e9 / statistics.median(times) for times in seconds)
+            side()
+            times.append(time.perf_counter() - start)
+    peer, ours = (flops / 1e9 / statistics.median(times) for times in seconds)
     print(".", end="", flush=True)
-    return f"{xla:.3g}", f"{ours:.3g}", f"{ours / xla:.2f}"
+    return f"{peer:.3g}", f"{ours:.3g}", f"{ours / peer:.2f}"
+
+
+def _passes() -> dict[str, Callable[[Convolution, tuple[int, ...]], Convolution]]:
+    return {
+        "forward": _forward,
+        "input gradient": _input_gradient,
+        "weight gradient": _weight_gradient,
+    }
 
 
 def _forward(conv: Convolution, args: tuple[int, ...]) -> Convolution:
