@@ -120,13 +120,19 @@ def crc32(path: pathlib.Path, size: int | None = None) -> int:
 
 
 def let_writers_end(folder: pathlib.Path) -> None:
-    """Returns when half a second has brought nothing new.
+    """Returns when half a second has brought no new name into a folder, after 10 s at the latest.
 
     Where one tensor fails, TensorStore's threads go on with the others for some milliseconds, and
     make folders anew that were moved or removed meanwhile.
+
+    Raises:
+      OSError: it cannot be read.
     """
     before = None
-    while (now := sorted(folder.rglob("*"))) != before:
+    for _ in range(20):
+        now = sorted(folder.rglob("*"))
+        if now == before:
+            return
         before = now
         time.sleep(0.5)
 

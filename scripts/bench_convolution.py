@@ -6,7 +6,8 @@ ours is faster. First the weight gradient, which jxfer writes as matrix products
 ResNet-20 (32 px, batch 128) and ResNet-18 (224 px, batch 16); then forward pass, input gradient and
 weight gradient of the grouped convolutions of ResNeXt-50 32x4d (224 px, batch 4), which jxfer takes
 group by group. XLA's grouped weight gradient takes seconds a call: `--no-grouped` leaves them out.
-`--torch` (needs the extra `dev`) adds each pass of the first layers beside PyTorch (channels_last).
+`--torch` (needs the extra `dev`) adds each pass of the first table's layers beside PyTorch's, in
+channels_last.
 """
 
 import statistics
@@ -148,7 +149,7 @@ def _torch_passes(
 
     torch.set_num_threads(machine.visible_cores())
     x, k = channels_last(images, (0, 3, 1, 2)), channels_last(kernel, (3, 2, 0, 1))
-    y = torch.conv2d(x, k, None, stride, padding)
+    y = torch.conv2d(x, k, None, stride, padding)  # as good a gradient as any
     backward = torch.ops.aten.convolution_backward
 
     def gradient(of: list[bool]) -> object:

@@ -27,8 +27,9 @@ COMMANDS = {
 dash in the name is an underscore in the module's."""
 
 _COLLECT_AFTER = 50_000
-"""New objects after which Python looks for garbage, in place of 700: imports and traces make some
-millions that stay, and to look through these again and again took 6 % of a start."""
+"""New objects after which Python looks for garbage, in place of its 700 to 2,000: imports and
+traces make some millions that stay, and to look through these again and again took 6 % of a start.
+"""
 
 
 def main(args: list[str] | None = None) -> int:

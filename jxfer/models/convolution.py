@@ -83,7 +83,7 @@ def _forward(
     return _by_groups(images, kernel, stride, padding, groups), (images, kernel)
 
 
-# Traced once for each shape; inlined, it leaves nothing else in the program.
+# Inlined under `jax.jit` it is traced once for each shape, as the norms are; see `layers`.
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
 def _backward(
     stride: int,

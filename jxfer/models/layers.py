@@ -83,24 +83,22 @@ class Norm(nn.Module):
     def __call__(self, x: jax.Array, train_layers: TrainLayers) -> jax.Array:
         self.sow(NORM_INPUTS, "x", x)
         shape = (x.shape[-1],)
-        stored = {
-            name: self.variable("batch_stats", name, make, shape, jnp.float32)
-            for name, make in (("mean", jnp.zeros), ("var", jnp.ones))
-        }
-        mean, var = stored["mean"].value, stored["var"].value
+        stored_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        stored_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        mean, var = stored_mean.value, stored_var.value
         if "/".join(self.path) in train_layers:
             starting = self.is_initializing()
             mean, var = _moments(x, None if starting else self.axis_name)
             if not starting:
-                stored["mean"].value = _moved(stored["mean"].value, mean)
-                stored["var"].value = _moved(stored["var"].value, var)
+                stored_mean.value = _moved(stored_mean.value, mean)
+                stored_var.value = _moved(stored_var.value, var)
         scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         return _normalised(x, mean, var, scale, bias)
 
 
-# Inlined into what calls it, a function under `jax.jit` is traced once for each shape, not for each
-# norm of that shape, and leaves nothing else in the program.
+# In place of `nn.BatchNorm`, whose program this is to the letter: inlined into what calls it, a
+# function under `jax.jit` is traced once for each shape, not for each norm of that shape.
 _inlined = functools.partial(jax.jit, inline=True)
 
 

@@ -9,6 +9,7 @@ the arrays under a checksum of its own, does not.
 import contextlib
 import dataclasses
 import logging
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -52,12 +53,18 @@ class Checkpoints:
     def __init__(self, folder: pathlib.Path, check: Callable[[], None] = lambda: None) -> None:
         self._folder, self._check = folder, check
         self._manager: Any = None
-        self._saving: int | None = None
+        self._saved: int | None = None
+        """The last step that a save was started for."""
         if not hosts.is_first():
             return
         disk.tell_once()
         with disk.writing(folder):
             folder.mkdir(exist_ok=True)  # Orbax makes none where a process saves for itself
+            # Held, so that no other folder gets its inode.
+            self._held = os.open(folder, os.O_RDONLY)
+            self._parents = {
+                path: (os.stat(path), path.is_mount()) for path in folder.absolute().parents
+            }
         # No barrier that waits for the other hosts.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=0, active_processes={0}, barrier_sync_key_prefix="run"
@@ -72,15 +79,18 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
         if self._manager is None:
             return
         try:
             self._wait()
             with self._writing():
                 self._manager.close()
+            if not isinstance(error, Exception):  # a preemption says that its step is saved
+                self._check()
         finally:
-            self._make_nothing_anew()
+            self._clear_old_path()
+            os.close(self._held)
 
     def last(self) -> str:
         """What there is to go back to, for the message of a run that stops."""
@@ -115,10 +125,10 @@ class Checkpoints:
         checksums = {path: trees.crc32(leaf) for path, leaf in trees.flatten(tree).items()}
         self._wait()
         self._check()  # else Orbax may make the folder anew
-        self._saving = int(state.step)
+        self._saved = int(state.step)
         with self._writing():
             self._manager.save(
-                self._saving,
+                self._saved,
                 args=ocp.args.Composite(
                     state=ocp.args.PyTreeSave(tree),
                     progress=ocp.args.JsonSave(sealed.seal({**progress, "checksums": checksums})),
@@ -224,22 +234,32 @@ class Checkpoints:
         with self._writing():
             self._manager.wait_until_finished()
 
-    def _make_nothing_anew(self) -> None:
-        """Removes what a save that was under way has left where the run folder was.
+    def _clear_old_path(self) -> None:
+        """Removes what a save has made anew where the run folder was before it was moved.
 
-        TensorStore makes the folders of a path anew; in their place the run could not be put back.
+        TensorStore makes all folders of a path; in their way the run could not be put back. What
+        else was put there stays, and so does all of it where it cannot be told apart.
         """
         try:
             self._check()
+            return
         except DiskError:
+            pass
+        with contextlib.suppress(OSError):  # the path is gone, or cannot be read
             disk.let_writers_end(self._folder)
-            if self._saving is None or (self._folder.parent / "config.json").exists():
-                return  # what lies there now is not this run's
-            for left in (f"{self._saving}", f"{self._saving}.orbax-checkpoint-tmp"):
-                shutil.rmtree(self._folder / left, ignore_errors=True)
-            with contextlib.suppress(OSError):  # not empty, or not there
-                self._folder.rmdir()
-                self._folder.parent.rmdir()
+            folder = self._folder.absolute()
+            own = {f"{self._saved}", f"{self._saved}.orbax-checkpoint-tmp"}
+            if (
+                os.path.samestat(os.fstat(self._held), os.stat(folder))
+                or not {path.name for path in folder.iterdir()} <= own
+                or not {path.name for path in folder.parent.iterdir()} <= {folder.name, ".lock"}
+            ):
+                return
+            shutil.rmtree(folder)
+            for parent, (before, mounted) in self._parents.items():
+                if mounted or os.path.samestat(before, os.stat(parent)):
+                    return  # it was there when the run began
+                parent.rmdir()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The shared layers: poolings beside PyTorch's, and what dropout drops."""
+"""The shared layers: norms beside Flax's, poolings beside PyTorch's, and what dropout drops."""
 
 import flax.linen as nn
 import jax
@@ -22,6 +22,47 @@ def as_torch(images):
 
 def as_numpy(maps):
     return maps.numpy().transpose(0, 2, 3, 1)
+
+
+class Norms(nn.Module):
+    """Two norms, the first of which trains."""
+
+    flax: bool
+
+    @nn.compact
+    def __call__(self, x, train_layers):
+        for name in ("first", "second"):
+            if self.flax:
+                average = name not in train_layers
+                settings = {"momentum": layers.NORM_MOMENTUM, "epsilon": layers.NORM_EPSILON}
+                x = nn.BatchNorm(average, **settings, dtype=x.dtype, axis_name="d", name=name)(x)
+            else:
+                x = layers.Norm(axis_name="d", name=name)(x, train_layers)
+        return x
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_norms_are_the_program_of_flaxs(dtype):
+    images, layer = draw(1, 4, 5, 5, 6).astype(dtype), frozenset({"first"})
+    programs, variables = [], []
+    for flax in (True, False):
+        norms = Norms(flax)
+
+        def step(variables, x, norms=norms):
+            def loss(params):
+                stored = {"params": params, "batch_stats": variables["batch_stats"]}
+                y, moved = norms.apply(stored, x, layer, mutable=["batch_stats"])
+                return (y * y).sum().astype("float32"), moved
+
+            return jax.grad(loss, has_aux=True)(variables["params"])
+
+        started = norms.init(jax.random.key(0), images[0], layer)
+        started = {name: started[name] for name in ("params", "batch_stats")}
+        mapped = jax.jit(jax.vmap(step, (None, 0), axis_name="d"))
+        programs.append(mapped.lower(started, images).as_text())
+        variables.append(started)
+    assert programs[0] == programs[1]
+    jax.tree.map(np.testing.assert_array_equal, *variables)
 
 
 @pytest.mark.parametrize(

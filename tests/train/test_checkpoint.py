@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from jxfer.errors import DiskError
+from jxfer.errors import DiskError, UserError
 from jxfer.train.checkpoint import Checkpoints
+from jxfer.train.preemption import Preempted
 from jxfer.train.state import TrainState
 
 
@@ -140,23 +141,85 @@ def test_a_checkpoint_of_a_killed_save_is_not_seen(step, tmp_path):
     assert steps(tmp_path) == {1, 2}
 
 
-@pytest.mark.parametrize("taken", [False, True])
-def test_a_save_makes_no_moved_run_anew(taken, tmp_path):
-    """TensorStore makes folders anew; what another run does there meanwhile is its own."""
-    run, aside = tmp_path / "run", tmp_path / "aside"
-    run.mkdir()
+@pytest.fixture
+def moving(tmp_path):
+    """A run in a sweep with a checkpoint of step 1, and whether its folder is no longer there."""
+    run, moved = tmp_path / "sweep" / "run", []
+    run.mkdir(parents=True)
 
     def check():
-        if aside.exists():
+        if moved:
             raise DiskError("it was moved")
 
     checkpoints = Checkpoints(run / "checkpoints", check)
     checkpoints.save(make_state(1), progress(best=1))
-    run.rename(aside)
-    if taken:
-        (run / "checkpoints" / "1").mkdir(parents=True)
-        (run / "config.json").touch()
-    with pytest.raises(DiskError, match="it was moved"), checkpoints:
-        checkpoints.save(make_state(2), progress(best=2))
-    assert (run / "checkpoints" / "1").exists() == taken
-    assert run.exists() == taken
+    checkpoints.last()
+    return run, checkpoints, moved
+
+
+def leave(checkpoints, error=None):
+    with pytest.raises(DiskError, match="it was moved"):
+        checkpoints.__exit__(type(error), error, None)
+
+
+@pytest.mark.parametrize("which", ["run", "sweep"])
+@pytest.mark.parametrize("name", ["1", "1.orbax-checkpoint-tmp"])
+def test_what_a_save_made_anew_does_not_stay_where_the_run_was(which, name, moving, tmp_path):
+    """TensorStore makes all folders of a path."""
+    run, checkpoints, moved = moving
+    old = {"run": run, "sweep": run.parent}[which]
+    moved.append(old.rename(tmp_path / "aside"))
+    (run / "checkpoints" / name / "state").mkdir(parents=True)
+    leave(checkpoints)
+    assert not old.exists()
+    assert old.parent.exists()
+
+
+def test_a_save_under_way_does_not_stay_where_the_run_was(moving, tmp_path):
+    run, checkpoints, moved = moving
+    checkpoints.save(make_state(2), progress(best=2))
+    moved.append(run.rename(tmp_path / "aside"))
+    leave(checkpoints)
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "checkpoints/7", "of_a_user"])
+def test_what_others_put_where_the_run_was_stays(name, moving, tmp_path):
+    run, checkpoints, moved = moving
+    moved.append(run.rename(tmp_path / "aside"))
+    for made in (name, "checkpoints/1"):
+        (run / made).mkdir(parents=True)
+    leave(checkpoints)
+    assert (run / name).exists()
+    assert (run / "checkpoints" / "1").exists()
+
+
+def test_a_run_that_is_still_in_its_place_keeps_its_checkpoints(moving):
+    """Its lock was removed, by a program that clears old files away, say."""
+    run, checkpoints, moved = moving
+    moved.append(run)
+    leave(checkpoints)
+    assert steps(run / "checkpoints") == {1}
+
+
+def test_where_a_disk_was_mounted_the_folder_stays(moving, tmp_path):
+    run, checkpoints, moved = moving
+    stat, _ = checkpoints._parents[run]
+    checkpoints._parents[run] = stat, True
+    moved.append(run.rename(tmp_path / "aside"))
+    (run / "checkpoints" / "1").mkdir(parents=True)
+    leave(checkpoints)
+    assert list(run.iterdir()) == []
+
+
+def test_a_preempted_run_whose_folder_was_moved_is_not_said_to_be_saved(moving, tmp_path):
+    run, checkpoints, moved = moving
+    moved.append(run.rename(tmp_path / "aside"))
+    leave(checkpoints, Preempted("saved at step 1 of 9"))
+
+
+def test_another_error_is_told_first(moving, tmp_path):
+    run, checkpoints, moved = moving
+    moved.append(run.rename(tmp_path / "aside"))
+    with pytest.raises(UserError, match="another"), checkpoints:
+        raise UserError("another")

@@ -1,5 +1,6 @@
 """Two processes of two devices each train, evaluate, save and stop as one process of four."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -226,6 +227,22 @@ def test_a_run_goes_from_two_hosts_to_one_and_back(long, tmp_path):
     _, variables = store.load(str(run / "model"))
     for path, leaf in trees.flatten(wanted).items():
         np.testing.assert_allclose(trees.flatten(variables)[path], leaf, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_hosts_stop_early_together(long, tmp_path):
+    """Where nothing improves after the first evaluation, the third is the last."""
+    config = dataclasses.replace(
+        long, optimizer=OptimizerConfig(lr=1e-12), epochs=50.0, eval_every=2.0, patience=2
+    )
+    run = tmp_path / "run"
+    told = end(start(config, run, 2))
+    assert [code for code, *_ in told] == [0, 0], told
+    evaluated = [line["step"] for line in lines(run) if "val_correct" in line]
+    assert len(evaluated) == 3
+    found = summary(run)
+    assert (found["steps"], found["stopped_early"]) == (evaluated[-1], True)
+    assert found["best_step"] == evaluated[0]
 
 
 LEAVES = """
