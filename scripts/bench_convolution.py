@@ -87,7 +87,7 @@ def _grouped(repetitions: int) -> str:
         images = jax.random.normal(jax.random.key(0), (batch, side, side, channels))
         kernel = jax.random.normal(jax.random.key(1), (3, 3, channels // groups, channels))
         layer = f"{side}x{side}x{channels}, 3x3, {groups} groups, stride {stride}"
-        for name, make in _passes().items():
+        for name, make in PASSES.items():
             figures = _compare(make, images, kernel, (stride, 1, groups), repetitions)
             rows.append((layer, name, *figures))
     print()
@@ -99,8 +99,8 @@ def _beside_torch(repetitions: int) -> str:
     for layer in LAYERS:
         name, images, kernel, args = _layer(*layer)
         theirs = _torch_passes(images, kernel, *args)
-        for which, make in _passes().items():
-            ours = _ours(make, convolution.conv_cpu, images, kernel, args)
+        for which, make in PASSES.items():
+            ours = _side(make, convolution.conv_cpu, images, kernel, args)
             figures = _alternate((theirs[which], ours), _flops(images, kernel, args), repetitions)
             rows.append((name, which, *figures))
     print()
@@ -116,24 +116,31 @@ def _compare(
 ) -> tuple[str, str, str]:
     """GFLOP/s of XLA and of jxfer, and their ratio."""
     sides = (convolution.conv_xla, convolution.conv_cpu)
-    xla, ours = (_ours(make, conv, images, kernel, args) for conv in sides)
+    xla, ours = (_side(make, conv, images, kernel, args) for conv in sides)
     return _alternate((xla, ours), _flops(images, kernel, args), repetitions)
 
 
 def _flops(images: jax.Array, kernel: jax.Array, args: tuple[int, ...]) -> int:
     """Of any pass."""
-    return 2 * convolution.conv_xla(images, kernel, *args).size * kernel[..., 0].size
+    return 2 * _output(images, kernel, args).size * kernel[..., 0].size
 
 
-def _ours(
+def _output(images: jax.Array, kernel: jax.Array, args: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    found: jax.ShapeDtypeStruct = jax.eval_shape(
+        lambda *arrays: convolution.conv_xla(*arrays, *args), images, kernel
+    )
+    return found
+
+
+def _side(
     make: Callable[[Convolution, tuple[int, ...]], Convolution],
     conv: Convolution,
     images: jax.Array,
     kernel: jax.Array,
     args: tuple[int, ...],
 ) -> Callable[[], object]:
-    shape = convolution.conv_xla(images, kernel, *args).shape
-    gradient = jax.random.normal(jax.random.key(2), shape)
+    """A pass by jxfer or XLA, until it has ended."""
+    gradient = jax.random.normal(jax.random.key(2), _output(images, kernel, args).shape)
     function = make(conv, args)
     return lambda: jax.block_until_ready(function(images, kernel, gradient))
 
@@ -144,7 +151,7 @@ def _torch_passes(
     import torch
 
     def channels_last(x: jax.Array, axes: tuple[int, ...]) -> torch.Tensor:
-        tensor = torch.from_numpy(np.transpose(np.asarray(x), axes))
+        tensor = torch.from_numpy(np.array(x).transpose(axes))
         return tensor.contiguous(memory_format=torch.channels_last)
 
     torch.set_num_threads(machine.visible_cores())
@@ -179,14 +186,6 @@ def _alternate(
     return f"{peer:.3g}", f"{ours:.3g}", f"{ours / peer:.2f}"
 
 
-def _passes() -> dict[str, Callable[[Convolution, tuple[int, ...]], Convolution]]:
-    return {
-        "forward": _forward,
-        "input gradient": _input_gradient,
-        "weight gradient": _weight_gradient,
-    }
-
-
 def _forward(conv: Convolution, args: tuple[int, ...]) -> Convolution:
     return jax.jit(lambda images, kernel, output: conv(images, kernel, *args))
 
@@ -208,6 +207,12 @@ def _weight_gradient(conv: Convolution, args: tuple[int, ...]) -> Convolution:
 
     return gradient
 
+
+PASSES: dict[str, Callable[[Convolution, tuple[int, ...]], Convolution]] = {
+    "forward": _forward,
+    "input gradient": _input_gradient,
+    "weight gradient": _weight_gradient,
+}
 
 if __name__ == "__main__":
     tyro.cli(main)
